@@ -1,0 +1,188 @@
+"""Blocks that more than one family uses, each once.
+
+Tensor names inside a block are those of the first public checkpoints, so that their files load
+without renaming: `conv1`, `bn1`, `downsample.0` (ResNet), `conv.0.0` (MobileNetV2).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME, for sides that are multiples of the stride.
+
+    kernel - stride zeros an axis, the odd one at the bottom and right: with kernel 3 and stride 2
+    none at the top and left. A usual padding of 1 shifts such a network by one pixel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        pads: list[int] = []
+        for kernel, stride in zip(self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max(kernel - stride, 0)
+            pads += [total // 2, total - total // 2]  # F.pad wants the last axis first
+        return super().forward(functional.pad(input, pads))
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    same_padding: bool = False,
+) -> nn.Conv2d:
+    """A convolution that keeps the size but for its stride."""
+    kind = SameConv2d if same_padding else nn.Conv2d
+    padding = 0 if same_padding else kernel // 2
+    return kind(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (`0`), batch norm (`1`), activation.
+
+    norm=False is the folded form: the convolution has the bias and there is no batch norm.
+    bias=None: a bias only where no norm follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+        bias: bool | None = None,
+        activation: type[nn.ReLU] | type[nn.ReLU6] | None = nn.ReLU,
+        same_padding: bool = False,
+    ) -> None:
+        conv = convolution(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            groups=groups,
+            bias=not norm if bias is None else bias,
+            same_padding=same_padding,
+        )
+        layers: list[nn.Module] = [conv]
+        if norm:
+            layers.append(nn.BatchNorm2d(out_channels))
+        if activation is not None:
+            layers.append(activation(inplace=True))
+        super().__init__(*layers)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity (He et al. 2015, arXiv:1512.03385, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = convolution(in_channels, width, 3, stride=stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, width, H / stride, W / stride]."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return out
+
+
+class Bottleneck(nn.Module):
+    """1x1 down to `width`, 3x3, 1x1 up to 4 x width (arXiv:1512.03385, figure 5 right).
+
+    The stride is on the 3x3 convolution, as in all public checkpoints used here; the paper has it
+    on the first 1x1.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = convolution(in_channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride=stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = convolution(width, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, 4 width, H / stride, W / stride]."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return out
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> ConvNorm | None:
+    """A projection where the shape changes (option B of the paper), else the identity."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return ConvNorm(in_channels, out_channels, 1, stride=stride, activation=None)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 up to expansion x in, depthwise 3x3, linear 1x1 down (arXiv:1801.04381, figure 4).
+
+    The input is added where the shape stays the same. Expansion 1 has no first convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        expansion: int,
+        norm: bool = True,
+        same_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers.append(ConvNorm(in_channels, hidden, 1, norm=norm, activation=nn.ReLU6))
+        layers.append(
+            ConvNorm(
+                hidden,
+                hidden,
+                3,
+                stride=stride,
+                groups=hidden,
+                norm=norm,
+                activation=nn.ReLU6,
+                same_padding=same_padding,
+            )
+        )
+        layers.extend(ConvNorm(hidden, out_channels, 1, norm=norm, activation=None))
+        self.conv = nn.Sequential(*layers)
+        self.adds_input = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride]."""
+        y: Tensor = self.conv(x)
+        return x + y if self.adds_input else y
+
+
+def initialise(module: nn.Module) -> None:
+    """Random weights to train from: convolutions by He et al. (arXiv:1502.01852), no biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
