@@ -1,0 +1,50 @@
+# Every target works as the first command after `git clone`: it makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PHOTO  ?= docs/street.jpg
+
+.PHONY: install serve test test-all check fmt bench clean browser
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp each, so that a second `make` installs nothing.
+$(VENV)/serve.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/serve.stamp
+
+install: $(VENV)/dev.stamp
+
+serve: $(VENV)/serve.stamp
+	$(BIN)/hrpose serve
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/dev.stamp browser
+	$(BIN)/python -m pytest -m ''
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fmt: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.bench
+
+# The page is tested in a real browser; Debian and Ubuntu carry one.
+browser:
+	@command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
+
+clean:
+	rm -rf $(VENV) build *.egg-info

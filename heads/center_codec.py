@@ -1,0 +1,162 @@
+"""Center maps to people: the decoding of MoveNet (Google, Apache-2.0), in numpy.
+
+A center network answers maps on a grid of h x w cells, `stride` input pixels apart:
+
+    center       [N, 1, h, w]   logit: the middle of a person lies in this cell
+    kpt_heatmap  [N, K, h, w]   logit: keypoint k of anybody lies in this cell
+    kpt_regress  [N, 2K, h, w]  (dy, dx) in cells from a centre to that person's keypoints: a guess
+    kpt_offset   [N, 2K, h, w]  (dy, dx) in cells within a keypoint's own cell
+    box_scale    [N, 2, h, w]   height and width in cells of the box round a centre
+    box_offset   [N, 2, h, w]   (dy, dx) in cells from a centre's cell to the middle of its box
+
+The guess says which person a heatmap peak belongs to, the peak says exactly where it is. The
+constants below are those of the published graphs, some of them rounded to float16 there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import ShapeError
+
+FloatArray = npt.NDArray[np.float32]
+Maps = Mapping[str, FloatArray]
+
+_CENTRE_WEIGHT = 1.8
+_GUESS_WEIGHT = 1.7998046875
+_PEAK_TOLERANCE = 1.0132789611816406e-06
+_SPREAD = 0.300048828125
+_COUNTED_SCORE = 0.126953125
+
+
+@dataclass(frozen=True)
+class PeopleMaps:
+    """What one image's center maps say, P people by falling centre score.
+
+    points: [P, K, 2] as (x, y) input pixels.  point_scores: [P, K].
+    boxes_xyxy: [P, 4] input pixels.  centre_scores, scores: [P]; `scores` counts keypoints too.
+    """
+
+    points: FloatArray
+    point_scores: FloatArray
+    boxes_xyxy: FloatArray
+    centre_scores: FloatArray
+    scores: FloatArray
+
+
+@dataclass(frozen=True)
+class CenterCodec:
+    """Reads center maps.
+
+    stride: input pixels a cell.  max_people: so many centres are looked at.
+    shift_px: added to cell * stride to give input pixels (0 = centre of the first pixel). MoveNet's
+        TensorFlow padding lays its grid a little off; the shift was measured with mirrored images.
+    """
+
+    stride: int = 4
+    shift_px: float = 0.0
+    max_people: int = 6
+
+    def to_pixels(self, cells: npt.NDArray[np.floating]) -> FloatArray:
+        """Cells -> input pixels."""
+        return np.asarray(cells * self.stride + self.shift_px, dtype=np.float32)
+
+    def decode_single(self, maps: Maps) -> tuple[FloatArray, FloatArray]:
+        """The person nearest the middle of each crop: points [N, K, 2] (x, y) px, scores [N, K]."""
+        heat, centre = _sigmoid(maps["kpt_heatmap"]), _sigmoid(maps["center"][:, 0])
+        n, k, h, w = heat.shape
+        ys, xs = np.mgrid[0:h, 0:w].astype(np.float32)
+        distance = np.hypot(ys - h // 2, xs - w // 2)
+        middle = (1 / (distance + _CENTRE_WEIGHT)).astype(np.float16).astype(np.float32)
+        cell = (centre * middle).reshape(n, -1).argmax(axis=1)
+        each = np.arange(n)
+        guess = _pairs(maps["kpt_regress"])[each, :, :, cell // w, cell % w]  # [N, K, 2] (dy, dx)
+        guess_y = (cell // w)[:, None] + guess[..., 0]
+        guess_x = (cell % w)[:, None] + guess[..., 1]
+        away = np.sqrt(
+            (ys - guess_y[..., None, None]) ** 2 + (xs - guess_x[..., None, None]) ** 2
+        )
+        best = (heat / (away + np.float32(_GUESS_WEIGHT))).reshape(n, k, -1).argmax(axis=2)
+        cells = _offset_cells(maps["kpt_offset"], best)
+        scores = np.take_along_axis(heat.reshape(n, k, -1), best[..., None], axis=2)[..., 0]
+        return self.to_pixels(cells), scores
+
+    def decode_people(self, maps: Maps) -> list[PeopleMaps]:
+        """Everybody in each image of the batch."""
+        if "box_scale" not in maps:
+            raise ShapeError("these center maps have no boxes; people cannot be told apart")
+        count = len(maps["center"])
+        return [self._people({name: m[i] for name, m in maps.items()}) for i in range(count)]
+
+    def _people(self, maps: Maps) -> PeopleMaps:
+        heat, centre = _sigmoid(maps["kpt_heatmap"]), _sigmoid(maps["center"][0])
+        k, h, w = heat.shape
+        kept = np.where(np.abs(centre - _max_5x5(centre)) < _PEAK_TOLERANCE, centre, 0).reshape(-1)
+        # Stable: of equal peaks the first in row order comes first.
+        order = np.argsort(-kept, kind="stable")[: self.max_people]
+        order = order[kept[order] > 0]
+        cy, cx, scores = order // w, order % w, kept[order]
+
+        size = np.maximum(maps["box_scale"][:, cy, cx], 0)  # [2, P] height, width
+        middle = np.stack([cy, cx]) + maps["box_offset"][:, cy, cx]
+        limit = np.array([[h], [w]], dtype=np.float32)
+        low = (middle - size / 2).clip(0, limit)
+        high = (middle + size / 2).clip(0, limit)
+
+        guess = _pairs(maps["kpt_regress"][None])[0][:, :, cy, cx].transpose(2, 0, 1)  # [P, K, 2]
+        spread = np.float32(_SPREAD * min(h, w))
+
+        def along(side: int, axis: int, start: npt.NDArray[np.intp]) -> FloatArray:
+            """Gaussian round the guess, 0 outside the box, along one axis: [P, K, side]."""
+            positions = np.arange(side, dtype=np.float32)
+            away = positions - (start[:, None] + guess[..., axis])[..., None]
+            inside = (positions >= low[axis][:, None]) & (positions < high[axis][:, None])
+            return np.asarray(np.exp(-(away**2) / spread) * inside[:, None, :], dtype=np.float32)
+
+        rows, columns = along(h, 0, cy), along(w, 1, cx)
+        weighted = heat * rows[..., :, None] * columns[..., None, :]  # [P, K, h, w]
+        flat = weighted.reshape(len(order), k, h * w)
+        best = flat.argmax(axis=2)  # [P, K]
+        # The graph takes the best of ALL people at a keypoint's cell, which tells only for overlaps.
+        at_best = flat[:, np.arange(k)[None, :], best]  # [Q, P, K]
+        point_scores = at_best.max(axis=0) if len(order) else np.zeros((0, k), np.float32)
+        counted = point_scores > _COUNTED_SCORE
+        mean = np.where(counted, point_scores, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+        cells = _offset_cells(np.repeat(maps["kpt_offset"][None], len(order), axis=0), best)
+        boxes = np.stack([low[1], low[0], high[1], high[0]], axis=1)
+        return PeopleMaps(
+            points=self.to_pixels(cells),
+            point_scores=point_scores.astype(np.float32),
+            boxes_xyxy=self.to_pixels(boxes),
+            centre_scores=scores.astype(np.float32),
+            scores=(scores * mean).astype(np.float32),
+        )
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    # The same as 1 / (1 + exp(-x)), without its overflow.
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), dtype=np.float32)
+
+
+def _pairs(maps: FloatArray) -> FloatArray:
+    """[N, 2K, h, w] with (dy, dx) in turn -> [N, K, 2, h, w]."""
+    n, channels, h, w = maps.shape
+    return maps.reshape(n, channels // 2, 2, h, w)
+
+
+def _offset_cells(offset: FloatArray, best: npt.NDArray[np.intp]) -> FloatArray:
+    """Exact cells [N, K, 2] as (x, y) of the peaks `best` [N, K] (flat cell numbers)."""
+    pairs = _pairs(offset)
+    n, k, _, h, w = pairs.shape
+    inside = np.take_along_axis(pairs.reshape(n, k, 2, h * w), best[:, :, None, None], axis=3)[..., 0]
+    return np.stack([best % w + inside[..., 1], best // w + inside[..., 0]], axis=-1)
+
+
+def _max_5x5(values: FloatArray) -> FloatArray:
+    """The largest of the 5 x 5 cells round each cell."""
+    h, w = values.shape
+    padded = np.pad(values, 2, constant_values=-np.inf)
+    rows = np.max([padded[i : i + h] for i in range(5)], axis=0)
+    return np.asarray(np.max([rows[:, i : i + w] for i in range(5)], axis=0), dtype=np.float32)

@@ -1,0 +1,124 @@
+"""One safetensors file holds a whole network: tensors, spec and provenance. Reading runs no code.
+
+The spec is JSON in the file's metadata under `hrpose`, with the number of its format, so that a
+later version can read an earlier file.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from heads.errors import CheckpointError
+from heads.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from heads.network import Network
+
+FORMAT = 1
+_KEY = "hrpose"
+
+
+def read_spec(path: Path) -> NetworkSpec:
+    """The spec in a checkpoint, without its tensors and without torch.
+
+    Raises CheckpointError with the file's name and what is wrong with it.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return _parse_spec(path, metadata)
+
+
+def load_checkpoint(path: Path) -> tuple[NetworkSpec, dict[str, "torch.Tensor"]]:
+    """Spec and float32 tensors of a checkpoint; CheckpointError where it is damaged or foreign."""
+    import torch
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    state = {
+        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    return _parse_spec(path, metadata), state
+
+
+def load_network(path: Path) -> "Network":
+    """The network in a checkpoint, in eval mode; a tensor too many or too few is an error."""
+    from heads.network import build
+    from models.weights import load_strict
+
+    spec, state = load_checkpoint(path)
+    network = build(spec)
+    load_strict(network, state, path.name)
+    return network.eval()
+
+
+def save_checkpoint(
+    path: Path, spec: NetworkSpec, tensors: "Mapping[str, torch.Tensor]", *, half: bool = False
+) -> None:
+    """Writes a checkpoint whole or not at all: a crash or a full disk leaves the old file.
+
+    half: stores floating tensors as float16, half the size.
+    """
+    from safetensors.numpy import save_file
+
+    arrays = {name: _array(tensor, half) for name, tensor in tensors.items()}
+    metadata = {_KEY: json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(arrays, temporary, metadata=metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name} cannot be written: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _array(tensor: "torch.Tensor", half: bool) -> npt.NDArray[np.generic]:
+    tensor = tensor.detach().cpu().contiguous()
+    if half and tensor.is_floating_point():
+        tensor = tensor.half()
+    return np.asarray(tensor.numpy())
+
+
+def _parse_spec(path: Path, metadata: Mapping[str, str]) -> NetworkSpec:
+    if _KEY not in metadata:
+        raise CheckpointError(
+            f"{path.name} is a safetensors file of another program: it has no `{_KEY}` metadata"
+        )
+    try:
+        content = json.loads(metadata[_KEY])
+        if content["format"] > FORMAT:
+            raise CheckpointError(
+                f"{path.name} has format {content['format']}; this version reads up to {FORMAT}"
+            )
+        return NetworkSpec.model_validate(content["spec"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{path.name} has damaged metadata: {error}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"there is no file {path.name}")
+    return CheckpointError(f"{path.name} is damaged, truncated or no checkpoint: {error}")

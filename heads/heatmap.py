@@ -1,0 +1,79 @@
+"""Heads that answer one heatmap per keypoint at stride 4: simple, fuse and deconv.
+
+Each reads the maps that `HEAD_STRIDES` names, finest first, and returns [N, K, h, w]. Tensor names
+are those of the official files: `final_layer` and `deconv_layers`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbone import FeatureSpec
+
+
+class SimpleHead(nn.Module):
+    """A 1x1 convolution on the stride-4 map: all that HRNet needs (arXiv:1902.09212, section 3)."""
+
+    def __init__(self, specs: Sequence[FeatureSpec], keypoints: int) -> None:
+        super().__init__()
+        self.final_layer = nn.Conv2d(specs[0].channels, keypoints, kernel_size=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Stride-4 map -> [N, K, h, w]."""
+        heatmaps: Tensor = self.final_layer(maps[0])
+        return heatmaps
+
+
+class FuseHead(nn.Module):
+    """All maps at stride 4, concatenated and mixed (HRNetV2, arXiv:1904.04514, figure 3b).
+
+    channels: width of the mixing convolution; the paper keeps the sum of all widths.
+    """
+
+    def __init__(self, specs: Sequence[FeatureSpec], keypoints: int, channels: int) -> None:
+        super().__init__()
+        width = sum(spec.channels for spec in specs)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(width, channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.final_layer = nn.Conv2d(channels, keypoints, kernel_size=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 4, 8, 16, 32 -> [N, K, h, w]."""
+        size = maps[0].shape[2:]
+        same_size = [maps[0]] + [
+            F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]
+        ]
+        heatmaps: Tensor = self.final_layer(self.fuse(torch.cat(same_size, dim=1)))
+        return heatmaps
+
+
+class DeconvHead(nn.Module):
+    """Three 4x4 deconvolutions, each twice the size, then a 1x1 convolution (SimpleBaseline,
+    arXiv:1804.06208, section 2).
+    """
+
+    def __init__(
+        self, specs: Sequence[FeatureSpec], keypoints: int, channels: Sequence[int]
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = specs[0].channels
+        for out in channels:
+            layers += [
+                nn.ConvTranspose2d(width, out, kernel_size=4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+            width = out
+        self.deconv_layers = nn.Sequential(*layers)
+        self.final_layer = nn.Conv2d(width, keypoints, kernel_size=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Stride-32 map -> [N, K, h, w] at stride 4."""
+        heatmaps: Tensor = self.final_layer(self.deconv_layers(maps[0]))
+        return heatmaps

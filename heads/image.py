@@ -1,0 +1,184 @@
+"""Bytes to an image and back: the one reader for training, evaluation and service.
+
+Everywhere else an `image` is RGB uint8 [H, W, 3], upright. OpenCV's BGR order stays in this file,
+and so do the traps of its decoder: IMREAD_COLOR turns by EXIF and drops alpha, which is what is
+wanted here; the header is read first, so a small file cannot unfold into gigabytes.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from heads.errors import ImageError, TooManyPixels
+from heads.geometry import Crop, reduced
+
+Image = npt.NDArray[np.uint8]
+"""RGB uint8 [H, W, 3], upright."""
+
+ImageFormat = Literal["jpeg", "png", "webp", "bmp"]
+
+# Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
+    """The upright RGB image in the bytes of a JPEG, PNG, WebP or BMP file.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; alpha is dropped; EXIF turns.
+    max_pixels: refuses larger images by their header, before any pixel is decoded.
+    Raises ImageError (not one whole image) or TooManyPixels.
+    """
+    kind, width, height = read_header(data)
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooManyPixels(width, height, max_pixels)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(f"the {kind} image cannot be decoded") from error
+    if bgr is None:
+        raise ImageError(f"the {kind} image is damaged or truncated")
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def read_image(path: Path, max_pixels: int | None = None) -> Image:
+    """The upright RGB image in a file; ImageError names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read: {error.strerror}") from error
+    try:
+        return decode_image(data, max_pixels)
+    except TooManyPixels:
+        raise
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from error
+
+
+def encode_image(image: Image, kind: ImageFormat = "jpeg", quality: int = 92) -> bytes:
+    """An RGB image as the bytes of a file; quality is JPEG's."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else []
+    done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(image[:, :, ::-1]), options)
+    if not done:
+        raise ImageError(f"an image of shape {image.shape} cannot be written as {kind}")
+    return data.tobytes()
+
+
+def warp(image: Image, crop: Crop, *, antialias: bool = True) -> Image:
+    """The crop of an image, [H, W, 3] uint8; black outside the image.
+
+    antialias: averages first where the crop shows the image at less than half its size, so that
+    fine patterns do not turn into noise. Off reproduces the official bilinear crop.
+    """
+    matrix = crop.matrix
+    factor = int(1 / crop.scale) if antialias else 1
+    if factor >= 2:
+        image, matrix = _shrink(image, crop, factor)
+    height, width = crop.input_size
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR), dtype=np.uint8
+    )
+
+
+def _shrink(image: Image, crop: Crop, factor: int) -> tuple[Image, npt.NDArray[np.float64]]:
+    """The part of the image that the crop sees, averaged by `factor`, and the map from it."""
+    height, width = crop.input_size
+    corners = crop.to_image(
+        np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=np.float64)
+    )
+    # One averaged pixel more on each side: bilinear interpolation looks at its neighbours.
+    low = np.floor(corners.min(axis=0)) - factor
+    high = np.ceil(corners.max(axis=0)) + 1 + factor
+    x0, x1 = (int(np.clip(v, 0, image.shape[1])) for v in (low[0], high[0]))
+    y0, y1 = (int(np.clip(v, 0, image.shape[0])) for v in (low[1], high[1]))
+    columns, rows = (x1 - x0) // factor, (y1 - y0) // factor
+    if columns < 1 or rows < 1:
+        return image, crop.matrix
+    part = image[y0 : y0 + rows * factor, x0 : x0 + columns * factor]
+    small = np.asarray(
+        cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8
+    )
+    shifted = crop.matrix.copy()
+    shifted[:, 2] += crop.matrix[:, :2] @ np.array([x0, y0], dtype=np.float64)
+    return small, reduced(shifted, factor)
+
+
+def read_header(data: bytes) -> tuple[ImageFormat, int, int]:
+    """Kind, width and height that a file's header promises, as stored (before EXIF turns it).
+
+    Looks at the content, never at a name. Raises ImageError for anything but one JPEG, PNG, WebP
+    or BMP image with positive sides.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        kind, width, height = _read_header(data)
+    except (struct.error, IndexError) as error:
+        raise ImageError("the image ends within its header") from error
+    if width <= 0 or height <= 0:
+        raise ImageError(f"the {kind} header promises {width} x {height} pixels")
+    return kind, width, height
+
+
+def _read_header(data: bytes) -> tuple[ImageFormat, int, int]:
+    if data[:3] == b"\xff\xd8\xff":
+        return ("jpeg", *_jpeg_size(data))
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if b"acTL" in data[8:4096].split(b"IDAT", 1)[0]:
+            raise ImageError("the PNG has more than one frame; send one image")
+        width, height = struct.unpack_from(">II", data, 16)
+        return "png", width, height
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ("webp", *_webp_size(data))
+    if data[:2] == b"BM":
+        if struct.unpack_from("<I", data, 14)[0] == 12:  # the OS/2 header has 16-bit sides
+            width, height = struct.unpack_from("<HH", data, 18)
+        else:
+            width, height = struct.unpack_from("<ii", data, 18)
+        return "bmp", width, abs(height)  # a negative height is a top-down bitmap
+    raise ImageError("not an image: JPEG, PNG, WebP and BMP are read")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Sides in the first frame header (ITU T.81, B.2.2)."""
+    at = 2
+    while at < len(data):
+        if data[at] != 0xFF:
+            raise ImageError("the JPEG header is damaged")
+        code = data[at + 1]
+        if code == 0xFF:  # fill byte
+            at += 1
+        elif code in _JPEG_WITHOUT_LENGTH:
+            at += 2
+        elif code in _SOF:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    raise ImageError("the JPEG image ends within its header")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Sides of the lossy, lossless or extended form (RFC 9649, section 2)."""
+    form = data[12:16]
+    if form == b"VP8X":
+        if data[20] & 0x02:
+            raise ImageError("the WebP is an animation; send one image")
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if form == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if form == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    raise ImageError("the WebP header is damaged")
+
+
+def fits(image: Image) -> bool:
+    """True for what the library calls an image: RGB uint8 [H, W, 3] with at least one pixel."""
+    return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and math.prod(image.shape) > 0

@@ -1,0 +1,89 @@
+"""build(spec) -> Network: the only place where a backbone and a head meet."""
+
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+
+from heads import spec as specs
+from heads.center import CenterHead, PyramidNeck
+from heads.heatmap import DeconvHead, FuseHead, SimpleHead
+from models.backbone import Backbone, create_backbone
+from models.errors import ShapeError, SpecError
+
+Maps = Tensor | dict[str, Tensor]
+"""Heatmaps [N, K, h, w], or a center network's maps by name."""
+
+
+class Network(nn.Module):
+    """Backbone, neck where the head needs one, and head.
+
+    spec: what this network is; its normalisation must have been applied to the input.
+    """
+
+    def __init__(
+        self, spec: specs.NetworkSpec, backbone: Backbone, head: nn.Module, neck: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    def forward(self, x: Tensor) -> Maps:
+        """[N, 3, H, W] float32, normalised -> heatmaps [N, K, H/4, W/4] or named maps."""
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ShapeError(f"a network reads [N, 3, H, W]; got {tuple(x.shape)}")
+        maps = self.backbone(x)
+        answer: Maps = self.head(maps if self.neck is None else self.neck(maps))
+        return answer
+
+
+def build(spec: specs.NetworkSpec) -> Network:
+    """The network that a spec describes, with fresh weights.
+
+    Raises SpecError where head and backbone do not fit, naming what the head needs.
+    """
+    backbone = _backbone(spec)
+    keypoints = len(spec.skeleton.keypoints)
+    head: nn.Module
+    neck: nn.Module | None = None
+    match spec.head:
+        case specs.SimpleHead():
+            head = SimpleHead(backbone.specs, keypoints)
+        case specs.FuseHead(channels=channels):
+            head = FuseHead(backbone.specs, keypoints, channels)
+        case specs.DeconvHead(channels=channels_each):
+            head = DeconvHead(backbone.specs, keypoints, channels_each)
+        case specs.CenterHead(channels=widths, tower=tower, boxes=boxes):
+            neck = PyramidNeck(backbone.specs, widths)
+            head = CenterHead(neck.out_channels, keypoints, tower, boxes)
+        case _:
+            assert_never(spec.head)
+    return Network(spec, backbone, head, neck)
+
+
+def _backbone(spec: specs.NetworkSpec) -> Backbone:
+    """The backbone with just the maps that the head reads."""
+    needed = specs.HEAD_STRIDES[spec.head.kind]
+    try:
+        return create_backbone(spec.backbone.name, strides=needed, **spec.backbone.options)
+    except SpecError as error:
+        strides = ", ".join(map(str, needed))
+        raise SpecError(f"a {spec.head.kind} head needs maps of stride {strides}: {error}") from error
+
+
+def input_tensor(spec: specs.NetworkSpec, images: Tensor) -> Tensor:
+    """RGB uint8 [N, H, W, 3] -> what the network reads: float32 [N, 3, H, W], normalised."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ShapeError(
+            f"images are RGB uint8 [N, H, W, 3]; got {images.dtype} {tuple(images.shape)}"
+        )
+    norm = spec.normalisation
+    x = images.permute(0, 3, 1, 2)
+    if norm.channel_order == "bgr":
+        x = x.flip(1)
+    mean = torch.tensor(norm.mean, device=x.device).view(1, 3, 1, 1)
+    std = torch.tensor(norm.std, device=x.device).view(1, 3, 1, 1)
+    # One multiplication and one addition a value; keeps channels_last.
+    return x.float() * (1 / (255 * std)) - mean / std

@@ -1,0 +1,1 @@
+"""Networks that ship inside the package: one checkpoint and one model card each."""

@@ -1,0 +1,235 @@
+"""NetworkSpec: the one description of a network, written by recipes, carried by checkpoint files
+and read by the server and the evaluator. Values only; no torch.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from heads.center_codec import CenterCodec
+from heads.codec import HeatmapCodec, Refine
+from heads.geometry import BOX_PADDING, Alignment, Crop, Size
+from heads.skeleton import COCO_17, Skeleton
+from models.errors import SpecError
+
+Task = Literal["pose", "people", "classify", "segment"]
+Option = bool | int | float | str | tuple[int, ...]
+
+INPUT_MULTIPLE = 32
+"""Sides of an input are multiples of the coarsest stride."""
+
+HEATMAP_STRIDE = 4
+"""Input pixels a heatmap cell, for every head here."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Normalisation(_Frozen):
+    """What the network's input is made of: (value / 255 - mean) / std, channel by channel.
+
+    channel_order: `bgr` for networks that were trained on OpenCV's order (official SimpleBaseline);
+    mean and std are given in that order.
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+
+class BackboneSpec(_Frozen):
+    """A name of `models.list_backbones()` and the options of its family."""
+
+    name: str
+    options: dict[str, Option] = Field(default_factory=dict)
+
+
+class SimpleHead(_Frozen):
+    """1x1 convolution on the stride-4 map: the official HRNet pose network."""
+
+    kind: Literal["simple"] = "simple"
+
+
+class FuseHead(_Frozen):
+    """All maps brought to stride 4 and concatenated (HRNetV2, arXiv:1904.04514, section 3).
+
+    channels: width of the 1x1 convolution that mixes them.
+    """
+
+    kind: Literal["fuse"] = "fuse"
+    channels: PositiveInt = 64
+
+
+class DeconvHead(_Frozen):
+    """Deconvolutions up from stride 32 (SimpleBaseline, arXiv:1804.06208).
+
+    channels: width of each; three of them double stride 32 to stride 4.
+    """
+
+    kind: Literal["deconv"] = "deconv"
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (256, 256, 256)
+
+
+class CenterHead(_Frozen):
+    """People in one pass over a feature pyramid (CenterNet, arXiv:1904.07850; MoveNet).
+
+    channels: widths of the pyramid at strides 4, 8 and 16.  tower: width inside each branch.
+    boxes: also answers each person's box (people networks need it).
+    max_people: so many centres are looked at.
+    shift_px: (see CenterCodec) where the network's grid lies under its input.
+    """
+
+    kind: Literal["center"] = "center"
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (24, 32, 64)
+    tower: PositiveInt = 96
+    boxes: bool = True
+    max_people: PositiveInt = 6
+    shift_px: float = 0.0
+
+
+HeadSpec = Annotated[
+    SimpleHead | FuseHead | DeconvHead | CenterHead, Field(discriminator="kind")
+]
+
+HEAD_STRIDES: dict[str, tuple[int, ...]] = {
+    "simple": (4,),
+    "fuse": (4, 8, 16, 32),
+    "deconv": (32,),
+    "center": (4, 8, 16, 32),
+}
+"""The backbone maps that each kind of head reads."""
+
+HEADS: dict[str, type[SimpleHead | FuseHead | DeconvHead | CenterHead]] = {
+    "simple": SimpleHead,
+    "fuse": FuseHead,
+    "deconv": DeconvHead,
+    "center": CenterHead,
+}
+"""Kinds as they stand in network names, `<backbone>+<head>`."""
+
+
+class CodecSpec(_Frozen):
+    """How heatmaps are made and read; see HeatmapCodec."""
+
+    sigma: PositiveFloat = 2.0
+    refine: Refine = "dark"
+    unbiased: bool = False
+    blur_kernel: PositiveInt = 11
+
+
+class View(_Frozen):
+    """How a `people` network sees a whole image; see Crop.letterbox."""
+
+    short_side: PositiveInt = 320
+    max_long: PositiveInt = 800
+
+
+class Provenance(_Frozen):
+    """Where weights come from and what they are worth.
+
+    parameters: learnable numbers.  scores: measured figures by name, each name saying with which boxes and data.
+    """
+
+    origin: str = ""
+    licence: str = ""
+    parameters: PositiveInt | None = None
+    data: str = ""
+    recipe: str = ""
+    scores: dict[str, float] = Field(default_factory=dict)
+
+
+class NetworkSpec(_Frozen):
+    """All that is needed to build, feed and read a network.
+
+    input_size: (height, width) in pixels; for `people` the size its cost is stated for.
+    alignment, padding: how a person's crop is cut, see Crop.around.
+    view: how a whole image is fed to a `people` network.
+    threshold: people with a lower score are not answered unless the caller says otherwise.
+    """
+
+    name: str
+    task: Task
+    backbone: BackboneSpec
+    head: HeadSpec
+    input_size: tuple[PositiveInt, PositiveInt]
+    normalisation: Normalisation = Normalisation()
+    alignment: Alignment = "udp"
+    padding: PositiveFloat = BOX_PADDING
+    codec: CodecSpec = CodecSpec()
+    view: View = View()
+    threshold: float = 0.0
+    skeleton: Skeleton = COCO_17
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(side % INPUT_MULTIPLE for side in self.input_size):
+            raise ValueError(
+                f"input sides must be multiples of {INPUT_MULTIPLE}; got {self.input_size}"
+            )
+        if self.task == "people" and not (self.head.kind == "center" and self.head.boxes):
+            raise ValueError(f"task people needs a center head with boxes; got {self.head.kind}")
+        if self.task not in ("pose", "people"):
+            raise ValueError(f"task {self.task} has no head yet; tasks: pose, people")
+        return self
+
+    @property
+    def network_name(self) -> str:
+        """`<backbone>+<head>`."""
+        return f"{self.backbone.name}+{self.head.kind}"
+
+    @property
+    def heatmap_size(self) -> Size:
+        """(height, width) of the heatmaps in cells."""
+        return (self.input_size[0] // HEATMAP_STRIDE, self.input_size[1] // HEATMAP_STRIDE)
+
+    def heatmap_codec(self) -> HeatmapCodec:
+        """What writes and reads this network's heatmaps."""
+        return HeatmapCodec(
+            self.input_size, self.heatmap_size, self.alignment, **self.codec.model_dump()
+        )
+
+    def center_codec(self) -> CenterCodec:
+        """What reads this network's center maps."""
+        if self.head.kind != "center":
+            raise SpecError(f"{self.name} has a {self.head.kind} head, no center maps")
+        return CenterCodec(
+            stride=HEATMAP_STRIDE, shift_px=self.head.shift_px, max_people=self.head.max_people
+        )
+
+    def crop(self, box_xywh: tuple[float, float, float, float]) -> Crop:
+        """The view of one person's box that this network is fed with."""
+        return Crop.around(
+            box_xywh, self.input_size, alignment=self.alignment, padding=self.padding
+        )
+
+    def whole(self, image_size: Size) -> Crop:
+        """The view of a whole image that this `people` network is fed with."""
+        return Crop.letterbox(
+            image_size, self.view.short_side, multiple=INPUT_MULTIPLE, max_long=self.view.max_long
+        )
+
+
+def parse_network_name(network: str) -> tuple[str, str]:
+    """`hrnet_w32+simple` -> ("hrnet_w32", "simple"); SpecError says what the form is."""
+    backbone, plus, head = network.partition("+")
+    if not plus or not backbone or head not in HEADS:
+        raise SpecError(
+            f"network {network!r} is not <backbone>+<head> with a head of {', '.join(HEADS)}"
+        )
+    return backbone, head
+
+
+def default_spec(network: str, *, input_size: Size = (256, 192)) -> NetworkSpec:
+    """The spec of `<backbone>+<head>` for COCO's 17 keypoints, with the usual settings."""
+    backbone, kind = parse_network_name(network)
+    return NetworkSpec(
+        name=network,
+        task="people" if kind == "center" else "pose",
+        backbone=BackboneSpec(name=backbone),
+        head=HEADS[kind](),
+        input_size=input_size,
+    )
+
+

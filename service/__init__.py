@@ -1,0 +1,1 @@
+"""The server: `service.inference` answers photographs, the rest of the package speaks HTTP."""

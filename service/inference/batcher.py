@@ -1,0 +1,203 @@
+"""One bounded queue of crops over all requests of a network, and the thread that empties it.
+
+Crops of different requests share a batch; a crop's answer does not depend on its neighbours. While
+the device computes, crops gather, so a busy server batches by itself and an idle one does not wait.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import HrposeError
+from service.errors import Overloaded
+from service.inference.job import Job
+from service.inference.runtime import Maps, Runtime
+
+log = logging.getLogger("hrpose.batcher")
+
+_POLL_S = 0.05
+"""How soon a waiting request notices that its client went away."""
+
+
+@dataclass(frozen=True)
+class BatchCounters:
+    """What a batcher has done since its start; queue_depth is in crops, now."""
+
+    crops: int = 0
+    batches: int = 0
+    shared_batches: int = 0
+    queue_depth: int = 0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The maps of one crop, [C, h, w] each, and how long it waited and computed."""
+
+    maps: Maps
+    queue_ms: float
+    network_ms: float
+
+
+@dataclass(eq=False)
+class _Item:
+    crop: npt.NDArray[np.uint8]
+    job: Job
+    future: "Future[Ran]" = field(default_factory=Future)
+    submitted: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Runs crops of many requests through one network. Thread-safe.
+
+    device: held while the network runs, so that networks on one device take turns.
+    max_batch: crops at once.  max_wait_ms: how long a crop waits for company when nothing runs.
+    max_queue: crops that may wait; a request that does not fit is refused at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        *,
+        device: threading.Lock,
+        max_batch: int = 8,
+        max_wait_ms: float = 0.0,
+        max_queue: int = 256,
+    ) -> None:
+        self.name = name
+        self._runtime = runtime
+        self._device = device
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_ms / 1000
+        self._max_queue = max_queue
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._crops = self._batches = self._shared = 0
+        self._seconds_a_crop = 0.05  # corrected by every batch
+        self._worker = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
+        self._worker.start()
+
+    def run(self, crops: Sequence[npt.NDArray[np.uint8]], job: Job) -> list[Ran]:
+        """Waits for the maps of each crop, RGB uint8 [H, W, 3], in order.
+
+        Raises Overloaded at once where the queue has no room for all of them, DeadlineExceeded or
+        Cancelled as soon as the job is not worth doing.
+        """
+        items = [_Item(crop, job) for crop in crops]
+        self._put(items)
+        waiting = {item.future for item in items}
+        while waiting:
+            left = job.remaining_s
+            done, waiting = wait(
+                waiting, _POLL_S if left is None else min(_POLL_S, left), FIRST_EXCEPTION
+            )
+            for future in done:
+                future.result()  # raises what the worker met
+            if waiting:
+                job.check()
+        return [item.future.result() for item in items]
+
+    def counters(self) -> BatchCounters:
+        """What has been done so far."""
+        with self._changed:
+            return BatchCounters(self._crops, self._batches, self._shared, len(self._queue))
+
+    @property
+    def has_room(self) -> bool:
+        """False while the queue is full."""
+        with self._changed:
+            return len(self._queue) < self._max_queue
+
+    def close(self) -> None:
+        """Ends the thread after the batch in hand; what waits is refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._worker.join()
+
+    def _put(self, items: list[_Item]) -> None:
+        with self._changed:
+            if self._closed:
+                raise Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
+            if len(self._queue) + len(items) > self._max_queue:
+                self._queue = deque(item for item in self._queue if _alive(item))
+            if len(self._queue) + len(items) > self._max_queue:
+                raise Overloaded(
+                    f"the queue of {self.name} holds {len(self._queue)} of {self._max_queue} crops; "
+                    f"no room for {len(items)} more",
+                    max(1.0, len(self._queue) * self._seconds_a_crop),
+                )
+            self._queue.extend(items)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if self._closed:
+                    break
+                if self._max_wait_s:
+                    due = self._queue[0].submitted + self._max_wait_s - time.perf_counter()
+                    self._changed.wait_for(
+                        lambda: len(self._queue) >= self._max_batch or self._closed, max(0.0, due)
+                    )
+            with self._device:  # crops that come while another network runs join this batch
+                batch = self._take()
+                if batch:
+                    self._run(batch)
+        with self._changed:
+            for item in self._queue:
+                item.future.set_exception(
+                    Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
+                )
+            self._queue.clear()
+
+    def _take(self) -> list[_Item]:
+        """The oldest crop and up to max_batch - 1 more of its shape; drops what nobody waits for."""
+        with self._changed:
+            batch: list[_Item] = []
+            rest: deque[_Item] = deque()
+            for item in self._queue:
+                if not _alive(item):
+                    continue
+                fits = not batch or item.crop.shape == batch[0].crop.shape
+                (batch if fits and len(batch) < self._max_batch else rest).append(item)
+            self._queue = rest
+            return batch
+
+    def _run(self, batch: list[_Item]) -> None:
+        start = time.perf_counter()
+        try:
+            maps = self._runtime.run(np.stack([item.crop for item in batch]))
+        except Exception as error:  # the top of a worker: the requests get it, the thread lives on
+            log.exception("%s failed on a batch of %d", self.name, len(batch))
+            for item in batch:
+                item.future.set_exception(error)
+            return
+        seconds = time.perf_counter() - start
+        with self._changed:
+            self._crops += len(batch)
+            self._batches += 1
+            self._shared += len({id(item.job) for item in batch}) > 1
+            self._seconds_a_crop += 0.1 * (seconds / len(batch) - self._seconds_a_crop)
+        for i, item in enumerate(batch):
+            own = {name: values[i] for name, values in maps.items()}
+            item.future.set_result(Ran(own, (start - item.submitted) * 1000, seconds * 1000))
+
+
+def _alive(item: _Item) -> bool:
+    """False once nobody waits for the item; its future then says why."""
+    try:
+        item.job.check()
+    except HrposeError as error:
+        item.future.set_exception(error)
+        return False
+    return True

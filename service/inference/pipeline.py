@@ -1,0 +1,263 @@
+"""From an image to people: what the server, `hrpose predict`, the evaluator and benchmarks call.
+
+    people network:  image -> view -> Batcher -> center maps -> people
+    pose network:    image -> boxes -> crops -> Batcher -> heatmaps -> people
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.center_codec import PeopleMaps
+from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
+from heads.image import fits, warp
+from heads.person import FloatArray, Person, person_score
+from heads.spec import NetworkSpec
+from heads.suppression import oks, oks_nms
+from models.errors import ShapeError
+from service.errors import InvalidParameter
+from service.inference.answers import Box, Image, PoseOptions
+from service.inference.batcher import Batcher, Ran
+from service.inference.job import Job
+from service.inference.runtime import HEATMAPS
+
+SAME_PERSON_OKS = 0.9
+"""Two answers more alike than this are one person (official HRNet evaluation)."""
+
+MIN_BOX_SCORE = 0.05
+"""Boxes below this are hardly ever people, and each costs a pass of the pose network."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """People, where their boxes came from, and milliseconds by phase."""
+
+    people: tuple[Person, ...]
+    boxes_from: str
+    timing_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long crops waited and computed, in milliseconds: the longest of those run together."""
+
+    queue: float = 0.0
+    network: float = 0.0
+
+    @classmethod
+    def of(cls, ran: Sequence[Ran]) -> "Timing":
+        """The longest wait and the longest computation."""
+        return cls(
+            max((r.queue_ms for r in ran), default=0.0),
+            max((r.network_ms for r in ran), default=0.0),
+        )
+
+
+class PeopleNetwork:
+    """A network that finds everybody in one pass; also the detector of the top-down path."""
+
+    def __init__(self, spec: NetworkSpec, batcher: Batcher) -> None:
+        self.spec = spec
+        self.batcher = batcher
+        self._codec = spec.center_codec()
+
+    def find(self, image: Image, job: Job) -> tuple[list[Person], Timing]:
+        """Everybody in the image, best centre first, whatever their score."""
+        view = self.spec.whole((image.shape[0], image.shape[1]))
+        ran = self.batcher.run([warp(image, view)], job)
+        maps = {name: values[None] for name, values in ran[0].maps.items()}
+        return _people_of(self._codec.decode_people(maps)[0], view, image), Timing.of(ran)
+
+
+class PoseNetwork:
+    """A network that finds the keypoints of one person in a crop."""
+
+    def __init__(self, spec: NetworkSpec, batcher: Batcher) -> None:
+        self.spec = spec
+        self.batcher = batcher
+        self._heatmaps = None if spec.head.kind == "center" else spec.heatmap_codec()
+        self._center = spec.center_codec() if spec.head.kind == "center" else None
+
+    def keypoints(
+        self, image: Image, boxes_xywh: Sequence[Box], flip_test: bool, job: Job
+    ) -> tuple[FloatArray, Timing]:
+        """Keypoints [N, K, 3] as (x, y, score) in image pixels, one person a box."""
+        crops = [self.spec.crop(box) for box in boxes_xywh]
+        if not crops:
+            return np.zeros((0, len(self.spec.skeleton.keypoints), 3), np.float32), Timing()
+        # The official bilinear crop is part of what `legacy` reproduces.
+        smooth = self.spec.alignment != "legacy"
+        inputs = [warp(image, crop, antialias=smooth) for crop in crops]
+        if flip_test:
+            inputs += [np.ascontiguousarray(crop[:, ::-1]) for crop in inputs]
+        ran = self.batcher.run(inputs, job)
+        points, scores = self._decode([r.maps for r in ran], flip_test)
+        points = np.stack([crop.to_image(p) for crop, p in zip(crops, points, strict=True)])
+        return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32), Timing.of(ran)
+
+    def _decode(
+        self, maps: Sequence[dict[str, npt.NDArray[np.float32]]], flip_test: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Maps of each crop, then of each mirrored crop -> points [N, K, 2] px, scores [N, K]."""
+        stacked = {name: np.stack([m[name] for m in maps]) for name in maps[0]}
+        half = len(maps) // 2
+        order = self.spec.skeleton.flip_order
+        if self._heatmaps is not None:
+            heatmaps = stacked[HEATMAPS]
+            if flip_test:
+                back = flip_heatmaps(heatmaps[half:], order, self.spec.alignment)
+                heatmaps = (heatmaps[:half] + back) / 2
+            return self._heatmaps.decode(heatmaps)
+        assert self._center is not None
+        points, scores = self._center.decode_single(stacked)
+        if flip_test:
+            # A center network's grid is not symmetric, so answers are averaged, not maps.
+            back = flip_points(points[half:], self.spec.input_size[1], order)
+            points = (points[:half] + back) / 2
+            scores = (scores[:half] + scores[half:][:, list(order)]) / 2
+        return points, scores
+
+
+class Pipeline:
+    """Image to people by one network; a pose network also needs somebody who finds boxes.
+
+    detector: None feeds the whole image to a pose network when no boxes are given.
+    """
+
+    def __init__(
+        self, network: PeopleNetwork | PoseNetwork, detector: PeopleNetwork | None = None
+    ) -> None:
+        self.network = network
+        self.detector = detector
+        self.spec = network.spec
+
+    def people(self, image: Image, options: PoseOptions, job: Job) -> Found:
+        """Everybody in an RGB uint8 [H, W, 3] image.
+
+        Raises ShapeError (not such an image), InvalidParameter (boxes or flip_test that cannot be
+        used here), Overloaded, DeadlineExceeded or Cancelled.
+        """
+        if not fits(image):
+            raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+        job.check()
+        if isinstance(self.network, PeopleNetwork):
+            return self._one_pass(self.network, image, options, job)
+        return self._top_down(self.network, image, options, job)
+
+    def _one_pass(
+        self, network: PeopleNetwork, image: Image, options: PoseOptions, job: Job
+    ) -> Found:
+        if options.boxes_xywh is not None:
+            raise InvalidParameter(
+                "boxes", f"{self.spec.name} finds people by itself; boxes need a pose network"
+            )
+        if options.flip_test:
+            raise InvalidParameter(
+                "flip_test", f"{self.spec.name} answers in one pass; flip_test needs a pose network"
+            )
+        people, timing = network.find(image, job)
+        return Found(
+            _best(people, options, self.spec.threshold),
+            f"detector:{self.spec.name}",
+            {"detect": 0.0, "queue": timing.queue, "network": timing.network},
+        )
+
+    def _top_down(
+        self, network: PoseNetwork, image: Image, options: PoseOptions, job: Job
+    ) -> Found:
+        start = time.perf_counter()
+        boxes, box_scores, boxes_from = self._boxes(image, options, job)
+        detect_ms = (time.perf_counter() - start) * 1000 if boxes_from.startswith("det") else 0.0
+        keypoints, timing = network.keypoints(image, boxes, options.flip_test, job)
+        people = [
+            Person(points, person_score(points, box_score), box, box_score)
+            for points, box, box_score in zip(keypoints, boxes, box_scores, strict=True)
+        ]
+        if boxes_from != "client":
+            people = _without_repeats(people, self.spec.skeleton.sigmas)
+            found = _best(people, options, self.spec.threshold)
+        else:
+            # One answer a box, in the order sent; only an explicit threshold drops any.
+            found = tuple(p for p in people if p.score >= (options.threshold or 0.0))
+        return Found(
+            found,
+            boxes_from,
+            {"detect": detect_ms, "queue": timing.queue, "network": timing.network},
+        )
+
+    def _boxes(
+        self, image: Image, options: PoseOptions, job: Job
+    ) -> tuple[list[Box], list[float | None], str]:
+        """Boxes, their scores, and who says so."""
+        height, width = image.shape[:2]
+        if options.boxes_xywh is not None:
+            boxes = [_inside(box, (height, width)) for box in options.boxes_xywh]
+            return boxes, [None] * len(boxes), "client"
+        if self.detector is None:
+            return [(0.0, 0.0, float(width), float(height))], [None], "image"
+        people, _ = self.detector.find(image, job)
+        people = [p for p in people if (p.box_score or 0.0) >= MIN_BOX_SCORE and _has_area(p.box_xywh)]
+        return (
+            [p.box_xywh for p in people],
+            [p.box_score for p in people],
+            f"detector:{self.detector.spec.name}",
+        )
+
+
+def _people_of(found: PeopleMaps, view: Crop, image: Image) -> list[Person]:
+    """People in image pixels, boxes cut to the image."""
+    people = []
+    for p in range(len(found.scores)):
+        corners = view.to_image(found.boxes_xyxy[p].reshape(2, 2).astype(np.float64))
+        (x0, y0), (x1, y1) = corners
+        box = clip_box((x0, y0, x1 - x0, y1 - y0), (image.shape[0], image.shape[1]))
+        points = view.to_image(found.points[p])
+        keypoints = np.concatenate([points, found.point_scores[p][:, None]], axis=1)
+        people.append(
+            Person(
+                keypoints.astype(np.float32),
+                float(found.scores[p]),
+                box,
+                float(found.centre_scores[p]),
+            )
+        )
+    return people
+
+
+def _best(people: Sequence[Person], options: PoseOptions, threshold: float) -> tuple[Person, ...]:
+    """Those of at least the asked (or the network's own) score, best first."""
+    least = threshold if options.threshold is None else options.threshold
+    kept = sorted((p for p in people if p.score >= least), key=lambda p: -p.score)
+    return tuple(kept[: options.max_people])
+
+
+def _without_repeats(people: list[Person], sigmas: Sequence[float]) -> list[Person]:
+    """One answer a person: of two that are nearly the same the better one stays."""
+    if len(people) < 2:
+        return people
+    kept = oks_nms(
+        np.stack([p.keypoints for p in people]),
+        np.array([p.score for p in people]),
+        np.array([p.box_xywh[2] * p.box_xywh[3] for p in people]),
+        SAME_PERSON_OKS,
+        sigmas=np.array(sigmas),
+    )
+    return [people[i] for i in kept]
+
+
+def _has_area(box_xywh: Box) -> bool:
+    return box_xywh[2] > 1 and box_xywh[3] > 1
+
+
+def _inside(box_xywh: Box, image_size: tuple[int, int]) -> Box:
+    """A client's box, refused where none of it lies in the image."""
+    if not _has_area(clip_box(box_xywh, image_size)):
+        raise InvalidParameter(
+            "boxes",
+            f"box {list(box_xywh)} lies outside the image of "
+            f"{image_size[1]} x {image_size[0]} pixels; boxes are [left, top, width, height]",
+        )
+    return box_xywh

@@ -1,0 +1,1 @@
+"""Thin routes: each names its input, asks one object of `service.inference`, returns one schema."""

@@ -1,0 +1,150 @@
+"""Makes the checkpoints in heads/pretrained from the files they come from.
+
+    python -m training.convert SOURCE_FOLDER [OUTPUT_FOLDER]
+
+SOURCE_FOLDER holds movenet_multipose.safetensors, movenet_thunder.safetensors (MoveNet's published
+tensors in PyTorch order, float16) and hrnet_w18_small_pose.safetensors. The specs below say all that
+the files themselves do not; every tensor must find its place.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heads.checkpoint import save_checkpoint
+from heads.network import build
+from heads.spec import BackboneSpec, CenterHead, FuseHead, NetworkSpec, Normalisation, Provenance
+from models.weights import load_strict, read_state
+
+# The published graphs compute value * 0.007843017578125 - 1 (1/127.5 in float16).
+_HALF = 1 / (255 * 0.007843017578125)
+_MOVENET_INPUT = Normalisation(mean=(_HALF,) * 3, std=(_HALF,) * 3)
+
+# Blocks whose outputs the feature pyramid reads; stride 16 is not its deepest block.
+_MOVENET_TAPS = (3, 6, 10, 18)
+
+
+def movenet_backbone(width_multiplier: float) -> BackboneSpec:
+    """MobileNetV2 as MoveNet has it: TensorFlow's padding, batch norms folded."""
+    return BackboneSpec(
+        name="mobilenet_v2",
+        options={
+            "width_multiplier": width_multiplier,
+            "same_padding": True,
+            "norm": False,
+            "taps": _MOVENET_TAPS,
+            "last_channels": 1280,
+        },
+    )
+
+
+MOVENET_MULTIPOSE = NetworkSpec(
+    name="movenet_multipose",
+    task="people",
+    backbone=movenet_backbone(1.5),
+    head=CenterHead(boxes=True, shift_px=-0.25),
+    input_size=(256, 256),
+    normalisation=_MOVENET_INPUT,
+    threshold=0.11,
+    provenance=Provenance(
+        origin="MoveNet MultiPose Lightning v1, Google (TensorFlow Hub), converted",
+        licence="Apache-2.0",
+        data="COCO keypoints and Google's internal Active set (as published)",
+        recipe="python -m training.convert",
+    ),
+)
+
+MOVENET_THUNDER = NetworkSpec(
+    name="movenet_thunder",
+    task="pose",
+    backbone=movenet_backbone(1.75),
+    head=CenterHead(boxes=False, shift_px=-0.35),
+    input_size=(256, 256),
+    normalisation=_MOVENET_INPUT,
+    threshold=0.11,
+    provenance=Provenance(
+        origin="MoveNet SinglePose Thunder v4, Google (TensorFlow Hub), converted",
+        licence="Apache-2.0",
+        data="COCO keypoints and Google's internal Active set (as published)",
+        recipe="python -m training.convert",
+    ),
+)
+
+HRNET_W18_SMALL = NetworkSpec(
+    name="hrnet_w18_small",
+    task="pose",
+    backbone=BackboneSpec(name="hrnet_w18_small"),
+    head=FuseHead(channels=64),
+    input_size=(128, 96),
+    threshold=0.05,
+    provenance=Provenance(
+        origin="hrpose: trained from scratch, an early state",
+        licence="Apache-2.0 (weights); see the model card for the terms of the training photographs",
+        data="COCO 2017, Leeds Sports Pose Extended and Clothing Co-Parsing photographs, 194 k crops",
+        recipe="input 128x96, MSE, bf16, 35 minutes on one CPU core",
+    ),
+)
+
+
+def _hrnet_name(name: str) -> str:
+    """The backbone's tensors have no prefix in the file; the last layer has another name here."""
+    if name.startswith("head."):
+        return name.replace("head.final.", "head.final_layer.")
+    return f"backbone.{name}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, the network it becomes, and how its tensor names change."""
+
+    file: str
+    spec: NetworkSpec
+    rename: Callable[[str], str] = lambda name: name
+    half: bool = True
+
+
+SOURCES = (
+    Source("movenet_multipose.safetensors", MOVENET_MULTIPOSE),
+    Source("movenet_thunder.safetensors", MOVENET_THUNDER),
+    Source(
+        "hrnet_w18_small_pose.safetensors",
+        HRNET_W18_SMALL,
+        _hrnet_name,
+        half=False,
+    ),
+)
+
+
+def convert(source: Source, folder: Path, out: Path) -> Path:
+    """Writes one checkpoint; WeightsError unless every tensor finds its place."""
+    state: dict[str, Tensor] = {
+        source.rename(name): tensor for name, tensor in read_state(folder / source.file).items()
+    }
+    network = build(source.spec)
+    load_strict(
+        network,
+        {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in state.items()},
+        source.file,
+    )
+    parameters = sum(p.numel() for p in network.parameters())
+    provenance = source.spec.provenance.model_copy(update={"parameters": parameters})
+    spec = source.spec.model_copy(update={"provenance": provenance})
+    path = out / f"{spec.name}.safetensors"
+    save_checkpoint(path, spec, network.state_dict(), half=source.half)
+    return path
+
+
+def main(arguments: list[str]) -> None:
+    """Converts every source; see the module's docstring."""
+    folder = Path(arguments[0])
+    out = Path(arguments[1]) if len(arguments) > 1 else Path("heads/pretrained")
+    for source in SOURCES:
+        convert(source, folder, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
