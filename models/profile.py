@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from models.errors import ShapeError
 
@@ -53,7 +52,7 @@ def profile(module: nn.Module, input_size: tuple[int, int], channels: int = 3) -
     height, width = input_size
     if height < 1 or width < 1:
         raise ShapeError(f"input_size is (height, width) in pixels, got {input_size}")
-    shapes_only = deepcopy(module).to("meta").eval()
+    shapes_only = _without_numbers(module).eval()
     layers: list[LayerProfile] = []
     for name, layer in shapes_only.named_modules():
         if _own_parameters(layer) or not list(layer.children()):
@@ -80,7 +79,17 @@ def multiply_adds(layer: nn.Module, input: Tensor, output: Tensor) -> int:
     return 0
 
 
-def _watch(name: str, layer: nn.Module, layers: list[LayerProfile]) -> RemovableHandle:
+def _without_numbers(module: nn.Module) -> nn.Module:
+    """A copy of a module on the meta device; its numbers are never copied."""
+    copies: dict[int, object] = {
+        id(parameter): nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        for parameter in module.parameters()
+    }
+    copies |= {id(buffer): buffer.to("meta") for buffer in module.buffers()}
+    return deepcopy(module, copies)
+
+
+def _watch(name: str, layer: nn.Module, layers: list[LayerProfile]) -> None:
     def note(layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if not isinstance(output, Tensor) or not inputs or not isinstance(inputs[0], Tensor):
             return
@@ -95,7 +104,7 @@ def _watch(name: str, layer: nn.Module, layers: list[LayerProfile]) -> Removable
             )
         )
 
-    return layer.register_forward_hook(note)
+    layer.register_forward_hook(note)
 
 
 def _own_parameters(layer: nn.Module) -> int:

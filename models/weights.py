@@ -1,0 +1,301 @@
+"""Public weight files: read without running code, renamed by a table, loaded without tolerance.
+
+A whole network of ours names its tensors `backbone.*`, `neck.*` and `head.*`. `rename` brings every
+public layout to these names; `load_weights` does the three steps for a file. Nothing is skipped in
+silence. What a file may hold that a network lacks is said by name, in two places: the heads and
+necks of the tables below when a backbone alone is loaded, and `Backbone.unbuilt` for parts of the
+paper's network that the asked strides do not need.
+
+    source        files                                            told by names like
+    ------------  -----------------------------------------------  ----------------------------------
+    mmpose        mmpose 0.x, and 1.x with its preprocessor        keypoint_head.* data_preprocessor.*
+    hrpose        our own networks; mmpose 1.x (the same names)    backbone.*
+    timm          timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.*
+    official      HRNet pose and classification, SimpleBaseline    stage2.* deconv_layers.*
+    torchvision   torchvision, and bare state dicts of a backbone  features.* layer1.*
+"""
+
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.backbone import Backbone
+from models.errors import WeightsError
+
+Source = Literal["hrpose", "official", "mmpose", "timm", "torchvision"]
+
+# A rule is (how a public name starts, what that becomes); None drops the tensor. The first that
+# fits is taken; each table ends with a rule that fits all.
+Rules = Sequence[tuple[str, str | None]]
+
+_HRPOSE: Rules = [("", "")]
+
+_MMPOSE: Rules = [
+    ("keypoint_head.", "head."),
+    ("data_preprocessor.mean", None),
+    ("data_preprocessor.std", None),
+    ("", ""),
+]
+
+_TORCHVISION: Rules = [
+    ("fc.", "head.classifier."),
+    ("classifier.1.", "head.classifier."),
+    ("", "backbone."),
+]
+
+_OFFICIAL: Rules = [
+    # classification: the neck of arXiv:1908.07919; its final_layer is a Sequential
+    ("incre_modules.", "neck.incre_modules."),
+    ("downsamp_modules.", "neck.downsamp_modules."),
+    ("final_layer.0.", "neck.final_layer.0."),
+    ("final_layer.1.", "neck.final_layer.1."),
+    ("classifier.", "head.classifier."),
+    # pose
+    ("deconv_layers.", "head.deconv_layers."),
+    ("final_layer.", "head.final_layer."),
+    # the ImageNet files that the pose networks start from have their classifier under head.
+    ("head.", "head."),
+    ("fc.", "head.classifier."),
+    ("", "backbone."),
+]
+
+
+def _timm_mobilenet_rules() -> Rules:
+    """blocks.STAGE.BLOCK counts within each stage of table 2, features.N through all of them."""
+    rules: list[tuple[str, str | None]] = [
+        ("conv_stem.", "backbone.features.0.0."),
+        ("bn1.", "backbone.features.0.1."),
+        ("conv_head.", "backbone.features.18.0."),
+        ("bn2.", "backbone.features.18.1."),
+        ("classifier.", "head.classifier."),
+    ]
+    plain = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    expanding = {
+        **{"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1"},
+        **{"conv_pwl": "2", "bn3": "3"},
+    }
+    blocks = [(stage, i) for stage, n in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(n)]
+    for feature, (stage, i) in enumerate(blocks, start=1):
+        for theirs, ours in (plain if feature == 1 else expanding).items():
+            old = f"blocks.{stage}.{i}.{theirs}."
+            rules.append((old, f"backbone.features.{feature}.conv.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+_TIMM_MOBILENET = _timm_mobilenet_rules()
+
+_COUNTER = "num_batches_tracked"  # of batch norm; files made with PyTorch 0.4.0 lack it
+
+
+def load_weights(
+    module: nn.Module,
+    file_or_state: str | Path | Mapping[str, Tensor],
+    *,
+    source: Source | Literal["auto"] = "auto",
+) -> None:
+    """Fill a backbone, or a network of backbone, neck and head, from a public file or state dict.
+
+    Raises WeightsError that names every tensor which is missing, unexpected or misshapen; a file's
+    head and neck are left out when `module` is a Backbone.
+    """
+    if isinstance(file_or_state, Mapping):
+        name, state = "the state dict", dict(file_or_state)
+    else:
+        name, state = Path(file_or_state).name, read_state(file_or_state)
+    try:
+        renamed = rename(state, source)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+    if isinstance(module, Backbone):
+        renamed = _backbone_only(renamed)
+    load_strict(module, _without_unbuilt(module, renamed), name)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or PyTorch file, on the CPU, under the file's own names.
+
+    A surrounding {"state_dict": ...} and the prefix of DataParallel are taken off. No code of the
+    file is run. Raises WeightsError with the file's name for what is not such a file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        content: object = load_file(path) if start[8:] == b"{" else _torch_load(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path.name}: {error.strerror or error}") from error
+    except _UNREADABLE as error:
+        raise WeightsError(
+            f"{path.name} is damaged, cut short or no weight file: {_first_line(error)}"
+        ) from error
+    return _plain_state(content, path.name)
+
+
+def detect_source(names: Iterable[str]) -> Source:
+    """Which layout these tensor names have; raises WeightsError for none that is known."""
+    names = list(names)
+    signs: list[tuple[Source, tuple[str, ...]]] = [
+        ("mmpose", ("keypoint_head.", "data_preprocessor.")),
+        ("hrpose", ("backbone.",)),
+        ("timm", ("conv_stem.",)),
+        ("official", ("stage2.", "deconv_layers.")),
+        ("torchvision", ("features.", "layer1.")),
+    ]
+    for source, starts in signs:
+        if any(name.startswith(starts) for name in names):
+            return source
+    raise WeightsError(f"no known layout of tensor names; there is: {_some(names) or 'nothing'}")
+
+
+def rename(
+    state: Mapping[str, Tensor], source: Source | Literal["auto"] = "auto"
+) -> dict[str, Tensor]:
+    """The same tensors under our names: `backbone.*`, `neck.*`, `head.*`."""
+    rules = _rules(detect_source(state) if source == "auto" else source, state)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        start, ours = next(rule for rule in rules if name.startswith(rule[0]))
+        if ours is None:
+            continue
+        new = ours + name.removeprefix(start)
+        if new in renamed:
+            raise WeightsError(f"two tensors become {new}, one of them {name}")
+        renamed[new] = tensor
+    return renamed
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Copy every tensor into the module; raises WeightsError unless all names and shapes agree.
+
+    Only the counter of batch norms may be missing. Nothing is copied if anything is wrong. name
+    is that of the file, for the message.
+    """
+    own = module.state_dict()
+    missing = [key for key in own.keys() - state.keys() if not key.endswith(_COUNTER)]
+    unexpected = state.keys() - own.keys()
+    misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or unexpected or misshapen:
+        shapes = [
+            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+            for key in sorted(misshapen)
+        ]
+        found = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
+        said = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in found.items() if keys]
+        raise WeightsError(
+            f"{name} does not fit {type(module).__name__}: {', '.join(said)}",
+            missing=sorted(missing),
+            unexpected=sorted(unexpected),
+            misshapen=sorted(misshapen),
+        )
+    counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
+    module.load_state_dict({**counters, **state}, strict=True)
+
+
+def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
+    if source == "timm":
+        return _TIMM_MOBILENET if "conv_stem.weight" in state else _OFFICIAL
+    tables = {
+        "hrpose": _HRPOSE,
+        "official": _OFFICIAL,
+        "mmpose": _MMPOSE,
+        "torchvision": _TORCHVISION,
+    }
+    if source not in tables:
+        raise WeightsError(f"no source {source!r}; there is: {', '.join(get_args(Source))}")
+    return tables[source]
+
+
+def _backbone_only(renamed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the tensors which the table gave to a head or neck."""
+    return {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in renamed.items()
+        if not name.startswith(("head.", "neck."))
+    }
+
+
+def _without_unbuilt(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the parts that a Backbone in this module says it left out."""
+    unbuilt = tuple(
+        f"{name}.{start}" if name else start
+        for name, part in module.named_modules()
+        if isinstance(part, Backbone)
+        for start in part.unbuilt
+    )
+    return {name: tensor for name, tensor in state.items() if not name.startswith(unbuilt)}
+
+
+# What the readers raise on bytes that are no weight file (found by cutting files short and
+# flipping their bytes; see the tests).
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+
+
+class _Inert:
+    """Stands for mmengine's HistoryBuffer, the loss curves in mmpose's training checkpoints."""
+
+
+def _torch_load(path: Path) -> object:
+    """Only tensors and plain data are admitted, and beside them numbers of numpy.
+
+    mmpose writes its data set's keypoint colours and weights, as numpy arrays, beside the tensors.
+    """
+    reconstruct = np.array(0).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    admitted: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        np.ndarray,
+        np.dtype,
+    ]
+    admitted += [getattr(np.dtypes, name) for name in np.dtypes.__all__]
+    for package in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
+        admitted.append((reconstruct, f"{package}.multiarray._reconstruct"))
+        admitted.append((scalar, f"{package}.multiarray.scalar"))
+    admitted.append((_Inert, "mmengine.logging.history_buffer.HistoryBuffer"))
+    with torch.serialization.safe_globals(admitted):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _plain_state(content: object, name: str) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{name} holds a {type(content).__name__}, not named tensors")
+    wrapped = (content.get(wrapper) for wrapper in ("state_dict", "best_state_dict"))
+    inner = next((entry for entry in wrapped if isinstance(entry, Mapping)), content)
+    strangers = [str(key) for key, value in inner.items() if not isinstance(value, Tensor)]
+    if strangers or not inner:
+        raise WeightsError(f"{name} holds {_some(strangers) or 'nothing'}, not named tensors")
+    state = {str(key): tensor for key, tensor in inner.items()}
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return state
+
+
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    """The first names, and how many more."""
+    names = sorted(names)
+    more = [f"and {len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join([*names[:limit], *more])
+
+
+def _first_line(error: BaseException) -> str:
+    """Of the message, at most 200 characters: torch adds pages of advice and a path."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
