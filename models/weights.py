@@ -6,20 +6,21 @@ silence. What a file may hold that a network lacks is said by name, in two place
 necks of the tables below when a backbone alone is loaded, and `Backbone.unbuilt` for parts of the
 paper's network that the asked strides do not need.
 
-    source        files                                            told by names like
-    ------------  -----------------------------------------------  ----------------------------------
-    mmpose        mmpose 0.x, and 1.x with its preprocessor        keypoint_head.* data_preprocessor.*
-    hrpose        our own networks; mmpose 1.x (the same names)    backbone.*
-    timm          timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.*
-    official      HRNet pose and classification, SimpleBaseline    stage2.* deconv_layers.*
-    torchvision   torchvision, and bare state dicts of a backbone  features.* layer1.*
+    source       files                                            told by names that start with
+    -----------  -----------------------------------------------  ---------------------------------
+    mmpose       mmpose 0.x, and 1.x with its preprocessor        keypoint_head. data_preprocessor.
+    hrpose       our own networks; mmpose 1.x (the same names)    backbone.
+    timm         timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.
+    official     HRNet pose and classification, SimpleBaseline    stage2. deconv_layers.
+    torchvision  torchvision, and bare state dicts of a backbone  features. layer1.
 """
 
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -259,8 +260,8 @@ def _torch_load(path: Path) -> object:
 
     mmpose writes its data set's keypoint colours and weights, as numpy arrays, beside the tensors.
     """
-    reconstruct = np.array(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
+    reconstruct = cast(Callable[..., object], np.array(0).__reduce__()[0])
+    scalar = cast(Callable[..., object], np.float64(0).__reduce__()[0])
     admitted: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         np.ndarray,
         np.dtype,
@@ -270,7 +271,8 @@ def _torch_load(path: Path) -> object:
         admitted.append((reconstruct, f"{package}.multiarray._reconstruct"))
         admitted.append((scalar, f"{package}.multiarray.scalar"))
     admitted.append((_Inert, "mmengine.logging.history_buffer.HistoryBuffer"))
-    with torch.serialization.safe_globals(admitted):
+    with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about unusual pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
