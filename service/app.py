@@ -1,0 +1,78 @@
+"""The application: settings, engine and routes wired together. Importing it starts nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from service import openapi, problems
+from service.guard import Guard
+from service.metrics import Metrics
+from service.routes import detect, health, models, page, pose
+from service.server import serve
+from service.serving import PoseEngine, Serving
+from service.settings import Settings
+
+DESCRIPTION = "Keypoints of people in photographs. Errors are RFC 9457 problems."
+
+
+def create_app(settings: Settings | None = None, engine: PoseEngine | None = None) -> FastAPI:
+    """An application with an engine of its own, which its lifespan starts and closes.
+
+    settings: None reads the environment.  engine: None makes one as the settings say.
+    """
+    settings = settings or Settings()
+    serving = Serving(settings, engine or create_engine(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with serving.lifespan():
+            yield
+
+    app = FastAPI(
+        title="hrpose",
+        description=DESCRIPTION,
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.serving = serving
+    app.state.metrics = Metrics(serving)
+    for routes in (pose, detect, models, health, page):
+        app.include_router(routes.router)
+    app.mount("/static", page.page_files())
+    openapi.install(app)
+    problems.install(app)
+    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics)
+    return app
+
+
+def create_engine(settings: Settings) -> PoseEngine:
+    """The engine that the settings describe, not started."""
+    from service.inference.engine import Engine
+
+    return Engine(
+        model=settings.model,
+        detector=settings.detector,
+        device=settings.device,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        max_wait_ms=settings.max_wait_ms,
+        max_queue=settings.max_queue,
+        max_megapixels=settings.max_megapixels,
+        max_people=settings.max_people,
+    )
+
+
+def run(settings: Settings) -> None:
+    """Serves until told to stop: what `hrpose serve` calls."""
+    serve(create_app(settings))
+
+
+def _version() -> str:
+    try:
+        return version("hrpose")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0"

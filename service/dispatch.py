@@ -1,0 +1,115 @@
+"""Places for requests at work, and the threads that do the work off the event loop.
+
+A request takes a place before its body is read and gives it back when its work has ended, so the
+number of bodies, images and busy threads is bounded; where no place is free it is refused at once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from service.errors import Cancelled, DeadlineExceeded, Overloaded
+from service.inference.job import Job
+
+T = TypeVar("T")
+
+RETRY_AFTER_S = 1.0
+
+
+class Place:
+    """One request at work: its job, and what it runs. Belongs to the event loop."""
+
+    def __init__(self, job: Job, pool: ThreadPoolExecutor) -> None:
+        self.job = job
+        self._pool = pool
+        self._running: asyncio.Future[Any] | None = None
+
+    async def wait(self, reading: Awaitable[T]) -> T:
+        """Awaits something on the event loop; DeadlineExceeded when the time is over."""
+        try:
+            async with asyncio.timeout(self.job.remaining_s):
+                return await reading
+        except TimeoutError:
+            self.job.check()
+            raise
+
+    async def run(self, work: Callable[[], T], client_gone: Callable[[], Awaitable[None]]) -> T:
+        """Runs blocking work in a thread.
+
+        client_gone returns when nobody waits for the answer any more. Raises what the work raises,
+        Cancelled when the client goes, DeadlineExceeded when the time is over; the job then says
+        so to the work.
+        """
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running.add_done_callback(_retrieve)
+        self._running = running
+        watching = asyncio.ensure_future(client_gone())
+        both: set[asyncio.Future[Any]] = {running, watching}
+        try:
+            await asyncio.wait(
+                both, timeout=self.job.remaining_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if running.done():
+                return running.result()
+            if watching.done():
+                raise Cancelled("the client went away")
+            raise DeadlineExceeded(f"not answered within {self.job.timeout_s:g} s")
+        finally:
+            watching.cancel()
+            if not running.done():
+                self.job.cancel()
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Calls when no thread works for this request any more: now, or as soon as it ends."""
+        if self._running is None or self._running.done():
+            call()
+        else:
+            self._running.add_done_callback(lambda _: call())
+
+
+class Dispatcher:
+    """Hands out places. Belongs to the event loop.
+
+    max_requests: places, and threads.  timeout_s: how long one request may take, body included.
+    """
+
+    def __init__(self, max_requests: int, timeout_s: float) -> None:
+        self._max_requests = max_requests
+        self._timeout_s = timeout_s
+        self._pool = ThreadPoolExecutor(max_requests, thread_name_prefix="request")
+        self._jobs: set[Job] = set()
+
+    @property
+    def taken(self) -> int:
+        """Places in use."""
+        return len(self._jobs)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """A place for one request; raises Overloaded at once where none is free."""
+        if len(self._jobs) >= self._max_requests:
+            raise Overloaded(
+                f"{self._max_requests} requests are worked on; no more are taken now",
+                RETRY_AFTER_S,
+            )
+        job = Job(self._timeout_s)
+        place = Place(job, self._pool)
+        self._jobs.add(job)
+        try:
+            yield place
+        finally:
+            place.when_ended(lambda: self._jobs.discard(job))
+
+    def close(self) -> None:
+        """Drops the work that is left, and waits for the threads. Blocks."""
+        for job in list(self._jobs):
+            job.cancel()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _retrieve(future: "asyncio.Future[T]") -> None:
+    """Takes note of an error that nobody waits for, so that asyncio does not complain of it."""
+    if not future.cancelled():
+        future.exception()

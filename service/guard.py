@@ -1,0 +1,67 @@
+"""The outermost layer: counts requests, adds what every answer carries, hides every fault."""
+
+import logging
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import respond_to_fault
+from service.serving import Serving
+
+log = logging.getLogger("hrpose.http")
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+NOT_WORK = ("/health/live", "/health/ready", "/metrics")
+"""Questions about the server: a server that is told to stop does not wait for them."""
+
+
+class Guard:
+    """ASGI middleware round a whole application."""
+
+    def __init__(self, app: ASGIApp, serving: Serving, metrics: Metrics) -> None:
+        self._app = app
+        self._serving = serving
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 0
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        is_work = scope["path"] not in NOT_WORK
+        self._serving.active_requests += is_work
+        try:
+            await self._app(scope, receive, guarded_send)
+        except Exception as error:  # the top of a request: the server lives on
+            response = respond_to_fault(error)
+            if status == 0:
+                await response(scope, receive, guarded_send)
+        finally:
+            self._serving.active_requests -= is_work
+            route = getattr(scope.get("route"), "path", "unmatched")
+            seconds = time.perf_counter() - start
+            self._metrics.count(route, status, seconds)
+            log.debug("%s %s %d %.3f s", scope["method"], route, status, seconds)

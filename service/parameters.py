@@ -1,0 +1,161 @@
+"""What a client may ask for beside the image, checked by value and by name.
+
+The same models read query parameters and form fields (text) and JSON (values); a name that is not
+known is refused, so that a typo is never silently ignored.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from service.errors import InvalidParameter, TooLarge
+from service.inference.answers import Box, PoseOptions
+
+MAX_COORDINATE_PX = 1e6
+"""No image has a side of a million pixels; larger numbers only breed overflows."""
+
+Pair = tuple[str, Any]
+"""A name and its value, in the order sent; names may repeat."""
+
+_Coordinate = Annotated[
+    float, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX, allow_inf_nan=False)
+]
+_Extent = Annotated[float, Field(gt=0, le=MAX_COORDINATE_PX, allow_inf_nan=False)]
+_BoxXywh = tuple[_Coordinate, _Coordinate, _Extent, _Extent]
+
+
+def _refuse_bool(value: Any) -> Any:
+    """JSON's true is no number, though Python takes it for 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+def _read_boxes(values: list[Any]) -> list[Any]:
+    """Each value is a box or a list of boxes, as JSON text or read already."""
+    boxes: list[Any] = []
+    for value in values:
+        if isinstance(value, str):
+            value = _read_json(value)
+        if not isinstance(value, list):
+            raise ValueError("Input should be a list of [left, top, width, height]")
+        is_box = bool(value) and not any(isinstance(part, list) for part in value)
+        boxes += [value] if is_box else value
+    return boxes
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("Input should be JSON: [[left, top, width, height], ...]") from None
+
+
+_Score = Annotated[
+    float, BeforeValidator(_refuse_bool), Field(ge=0, le=1, allow_inf_nan=False)
+]  # fmt: skip
+_Count = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class Parameters(BaseModel):
+    """What both POST /pose and POST /detect take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: _Score | None = Field(
+        default=None, description="People with a lower score are left out; 0 to 1."
+    )
+    max_people: _Count | None = Field(
+        default=None, description="At most so many people, best first."
+    )
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair], max_people: int) -> Self:
+        """Checks what was sent; max_people is the server's limit, and the default.
+
+        Raises InvalidParameter with the name of the parameter, or TooLarge for too many boxes.
+        """
+        gathered = cls._gather(pairs)
+        boxes = gathered.get("boxes")
+        if boxes is not None and len(boxes) > max_people:
+            raise TooLarge(
+                f"{len(boxes)} boxes; at most {max_people} are taken", f"max_people = {max_people}"
+            )
+        try:
+            parameters = cls.model_validate(gathered)
+        except ValidationError as error:
+            raise _invalid(cls, error) from None
+        if parameters.max_people is not None and parameters.max_people > max_people:
+            raise InvalidParameter("max_people", f"max_people: at most {max_people} are answered")
+        return parameters
+
+    @classmethod
+    def _gather(cls, pairs: Iterable[Pair]) -> dict[str, Any]:
+        """Values by name; an empty text or null is as good as not sent, only boxes may repeat."""
+        gathered: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in cls.model_fields and (value is None or value == ""):
+                continue
+            if name == "boxes" and name in cls.model_fields:
+                gathered.setdefault(name, []).append(value)
+            elif name in gathered:
+                raise InvalidParameter(name, f"{name} is given more than once")
+            else:
+                gathered[name] = value
+        if "boxes" in gathered and "boxes" in cls.model_fields:
+            try:
+                gathered["boxes"] = _read_boxes(gathered["boxes"])
+            except ValueError as error:
+                raise InvalidParameter("boxes", f"boxes: {error}") from None
+        return gathered
+
+
+class PoseParameters(Parameters):
+    """What POST /pose takes."""
+
+    boxes: tuple[_BoxXywh, ...] | None = Field(
+        default=None,
+        description="People to look at, [[left, top, width, height], ...] in upright pixels; "
+        "one person is answered for each, in this order.",
+    )
+    flip_test: bool = Field(
+        default=False, description="Also look at the mirrored crop: slower, slightly more exact."
+    )
+    model: _Name = Field(default="default", description="A network of GET /models.")
+
+    def options(self, max_people: int) -> PoseOptions:
+        """The same for the pipeline; max_people where the client names none."""
+        boxes: tuple[Box, ...] | None = self.boxes
+        return PoseOptions(boxes, self.threshold, self.max_people or max_people, self.flip_test)
+
+
+class DetectParameters(Parameters):
+    """What POST /detect takes."""
+
+    model: _Name | None = Field(
+        default=None,
+        description="A network of GET /models with the task `people`; else the detector.",
+    )
+
+
+def _invalid(model: type[Parameters], error: ValidationError) -> InvalidParameter:
+    first = error.errors()[0]
+    parameter = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(("image", *model.model_fields))
+        return InvalidParameter(
+            parameter, f"there is no parameter {parameter[:60]!r}; known: {known}"
+        )
+    place = "".join(f"[{part}]" for part in first["loc"][1:])
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidParameter(parameter, f"{parameter}{place}: {message}; got {first['input']!r:.60}")

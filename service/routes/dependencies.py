@@ -1,0 +1,34 @@
+"""What routes ask for: the serving state, an accepted key, the kind of answer that is wanted."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from service.accept import choose
+from service.serving import Serving
+
+
+def get_serving(request: Request) -> Serving:
+    """The state of the application."""
+    serving = request.app.state.serving
+    assert isinstance(serving, Serving)
+    return serving
+
+
+ServingState = Annotated[Serving, Depends(get_serving)]
+
+
+async def check_key(request: Request, serving: ServingState) -> None:
+    """Refuses a request without an accepted key, where keys are configured."""
+    serving.keys.check(request)
+
+
+KEY_NEEDED: list[Any] = [Depends(check_key)]
+
+
+async def choose_answer(request: Request) -> str:
+    """JSON, JPEG or PNG, as the Accept header says; NotAcceptable for anything else."""
+    return choose(", ".join(request.headers.getlist("accept")))
+
+
+AnswerType = Annotated[str, Depends(choose_answer)]

@@ -1,0 +1,40 @@
+"""GET / and /docs: the pages, and the files they need."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+STATIC = Path(str(files("service.static")))
+
+router = APIRouter(include_in_schema=False)
+
+
+class PageFiles(StaticFiles):
+    """The package's folder of page files, without the Python in it."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Where a file is; nothing for Python files."""
+        if Path(path).suffix in (".py", ".pyc"):
+            return "", None
+        return super().lookup_path(path)
+
+
+def page_files() -> PageFiles:
+    """The application that is mounted at /static."""
+    return PageFiles(directory=STATIC)
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def index() -> FileResponse:
+    """Drop a photo, see skeletons."""
+    return FileResponse(STATIC / "index.html")
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def docs() -> FileResponse:
+    """The OpenAPI document for people; needs no network."""
+    return FileResponse(STATIC / "docs.html")

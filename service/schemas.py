@@ -1,0 +1,277 @@
+"""The JSON that goes out: field for field what the documentation promises."""
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from heads.person import Person
+    from heads.skeleton import Skeleton
+    from models.backbone import Facts
+    from service.inference.answers import Box, DetectAnswer, PoseAnswer
+    from service.inference.engine import ModelInfo
+
+BoxXywh = tuple[float, float, float, float]
+
+PIXEL_DIGITS = 3
+SCORE_DIGITS = 5
+PHASES = ("decode", "detect", "queue", "network", "total")
+
+
+class Answer(BaseModel):
+    """Root of the schemas."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class SkeletonAnswer(Answer):
+    """What the keypoints are called and which of them a drawing joins."""
+
+    name: str
+    keypoints: list[str]
+    edges: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, skeleton: "Skeleton") -> Self:
+        """The names and edges of a skeleton."""
+        return cls(
+            name=skeleton.name, keypoints=list(skeleton.keypoints), edges=list(skeleton.edges)
+        )
+
+
+class ImageSize(Answer):
+    """Size of the image after EXIF has turned it upright, in pixels."""
+
+    width: int
+    height: int
+
+
+class Keypoint(Answer):
+    """A named point in upright image pixels; 0, 0 is the centre of the first pixel."""
+
+    name: str
+    x: float
+    y: float
+    score: float
+
+
+class PersonAnswer(Answer):
+    """One person: where, how sure, and every keypoint."""
+
+    box: BoxXywh = Field(description="Left, top, width and height in pixels.")
+    box_score: float | None = Field(description="Null where the client sent the box.")
+    score: float = Field(description="Mean keypoint score times the box score.")
+    keypoints: list[Keypoint]
+
+    @classmethod
+    def of(cls, person: "Person", names: tuple[str, ...]) -> Self:
+        """A person whose keypoints have these names."""
+        return cls(
+            box=_rounded_box(person.box_xywh),
+            box_score=None if person.box_score is None else round(person.box_score, SCORE_DIGITS),
+            score=round(person.score, SCORE_DIGITS),
+            keypoints=[
+                Keypoint(
+                    name=name,
+                    x=round(float(x), PIXEL_DIGITS),
+                    y=round(float(y), PIXEL_DIGITS),
+                    score=round(float(score), SCORE_DIGITS),
+                )
+                for name, (x, y, score) in zip(names, person.keypoints, strict=True)
+            ],
+        )
+
+
+class Timing(Answer):
+    """Milliseconds by phase."""
+
+    decode: float
+    detect: float
+    queue: float
+    network: float
+    total: float
+
+    @classmethod
+    def of(cls, timing_ms: dict[str, float]) -> Self:
+        """Rounded; a phase that was not needed took no time."""
+        return cls(**{phase: round(timing_ms.get(phase, 0.0), 3) for phase in PHASES})
+
+
+class PoseResponse(Answer):
+    """Everybody in one photograph."""
+
+    model: str
+    skeleton: SkeletonAnswer
+    image: ImageSize
+    boxes_from: str = Field(description="`client`, `detector:<name>` or `image`.")
+    people: list[PersonAnswer]
+    timing_ms: Timing
+
+    @classmethod
+    def of(cls, answer: "PoseAnswer") -> Self:
+        """The JSON of a pipeline's answer."""
+        names = answer.skeleton.keypoints
+        return cls(
+            model=answer.model,
+            skeleton=SkeletonAnswer.of(answer.skeleton),
+            image=_size_of(answer.image.shape),
+            boxes_from=answer.boxes_from,
+            people=[PersonAnswer.of(person, names) for person in answer.people],
+            timing_ms=Timing.of(answer.timing_ms),
+        )
+
+
+class DetectedBox(Answer):
+    """Where a person is, and how sure that is."""
+
+    box: BoxXywh = Field(description="Left, top, width and height in pixels.")
+    score: float
+
+
+class DetectResponse(Answer):
+    """Where people are in one photograph, best first."""
+
+    model: str
+    image: ImageSize
+    boxes: list[DetectedBox]
+    timing_ms: Timing
+
+    @classmethod
+    def of(cls, answer: "DetectAnswer") -> Self:
+        """The JSON of a detector's answer."""
+        return cls(
+            model=answer.model,
+            image=_size_of(answer.image.shape),
+            boxes=[
+                DetectedBox(box=_rounded_box(box), score=round(score, SCORE_DIGITS))
+                for box, score in zip(answer.boxes_xywh, answer.scores, strict=True)
+            ],
+            timing_ms=Timing.of(answer.timing_ms),
+        )
+
+
+class ModelAnswer(Answer):
+    """One network: what it does, from which weights, how good, under which licence."""
+
+    name: str
+    task: str
+    state: str = Field(description="`loaded`, `available` or `weights-missing`.")
+    is_default: bool
+    backbone: str
+    head: str
+    input_size: tuple[int, int] | None = Field(description="Height and width of the input.")
+    parameters: int | None
+    licence: str
+    origin: str
+    scores: dict[str, float | str]
+    command: str | None = Field(description="Gets the weights where they are missing.")
+    skeleton: SkeletonAnswer | None
+
+    @classmethod
+    def of(cls, info: "ModelInfo") -> Self:
+        """The JSON of what the engine knows."""
+        return cls(
+            name=info.name,
+            task=info.task,
+            state=info.state,
+            is_default=info.is_default,
+            backbone=info.backbone,
+            head=info.head,
+            input_size=info.input_size,
+            parameters=info.parameters,
+            licence=info.licence,
+            origin=info.origin,
+            scores=info.scores,
+            command=info.command,
+            skeleton=None if info.skeleton is None else SkeletonAnswer.of(info.skeleton),
+        )
+
+
+class ModelsResponse(Answer):
+    """All networks; `default` is what a request without a model gets."""
+
+    default: str
+    detector: str
+    models: list[ModelAnswer]
+
+
+class BackboneAnswer(Answer):
+    """One architecture and what it costs at its published input, without any head."""
+
+    name: str
+    paper: str
+    input_size: tuple[int, int]
+    parameters: int
+    multiply_adds: int
+    strides: list[int]
+    weights_origin: str
+    weights_licence: str
+
+    @classmethod
+    def of(cls, name: str, facts: "Facts") -> Self:
+        """The JSON of a backbone's facts."""
+        return cls(
+            name=name,
+            paper=facts.paper,
+            input_size=facts.input_size,
+            parameters=facts.parameters,
+            multiply_adds=facts.multiply_adds,
+            strides=list(facts.strides),
+            weights_origin=facts.weights_origin,
+            weights_licence=facts.weights_licence,
+        )
+
+
+class BackbonesResponse(Answer):
+    """All architectures that a network can be built on."""
+
+    backbones: list[BackboneAnswer]
+
+
+class Health(Answer):
+    """A server that is as asked."""
+
+    status: str
+
+
+class ProblemAnswer(BaseModel):
+    """Why a request was refused (RFC 9457)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The refusals of a route, for its documentation."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
+
+
+_REFUSALS = {
+    400: "The image cannot be read",
+    401: "A key is needed",
+    403: "The key is not accepted",
+    404: "There is no such network",
+    406: "No such answer can be written",
+    409: "The network's weights are not here",
+    413: "More bytes, pixels or boxes than are accepted",
+    415: "This kind of body is not read",
+    422: "A parameter cannot be meant; the answer names it",
+    429: "Too much to do; try again after Retry-After seconds",
+    500: "A fault of the server; the answer has the id under which its log says more",
+    503: "Loading or shutting down; try again after Retry-After seconds",
+    504: "Not answered in time",
+}
+
+
+def _size_of(shape: tuple[int, ...]) -> ImageSize:
+    return ImageSize(width=shape[1], height=shape[0])
+
+
+def _rounded_box(box: "Box") -> BoxXywh:
+    left, top, width, height = (round(value, PIXEL_DIGITS) for value in box)
+    return left, top, width, height

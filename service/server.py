@@ -1,0 +1,66 @@
+"""The process: uvicorn, told to finish what it accepted before it stops."""
+
+import logging
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.serving import Serving
+
+log = logging.getLogger("hrpose")
+
+CLOSING_S = 5
+"""After the drain, connections have this long to take what was written to them."""
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal it listens on, refuses new work and ends when the accepted is done.
+
+    uvicorn by itself stops listening at once, and a load balancer would see connections refused
+    where it should read 503. A second signal ends without waiting.
+    """
+
+    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._drain_until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called for SIGTERM and SIGINT."""
+        if self._drain_until is not None:
+            super().handle_exit(sig, frame)
+            return
+        log.info("told to stop: finishing %d requests", self._serving.active_requests)
+        self._serving.drain()
+        self._drain_until = time.monotonic() + self._serving.settings.drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """True when the server should end; asked ten times a second."""
+        over = await super().on_tick(counter)
+        if self._serving.failure is not None:
+            return True
+        if self._drain_until is None:
+            return over
+        return over or not self._serving.active_requests or time.monotonic() >= self._drain_until
+
+
+def serve(app: FastAPI) -> None:
+    """Serves until told to stop; raises what kept the networks from being loaded."""
+    serving: Serving = app.state.serving
+    settings = serving.settings
+    logging.getLogger("hrpose").setLevel(settings.log_level.upper())
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_S,
+    )
+    DrainingServer(config, serving).run()
+    if serving.failure is not None:
+        raise serving.failure

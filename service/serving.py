@@ -1,0 +1,152 @@
+"""What an application serves with: the engine, the places for requests, and the state it is in."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.requests import Request
+
+from service.body import Body, read_body
+from service.dispatch import Dispatcher, Place
+from service.errors import Overloaded
+from service.inference.answers import DetectAnswer, PoseAnswer, PoseOptions
+from service.inference.job import Job
+from service.keys import KeyRing
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.inference.batcher import BatchCounters
+    from service.inference.engine import ModelInfo
+
+log = logging.getLogger("hrpose")
+
+LOADING_RETRY_S = 5.0
+
+
+class PoseEngine(Protocol):
+    """The part of `service.inference.engine.Engine` that HTTP asks; its methods block."""
+
+    @property
+    def default(self) -> str:
+        """The network that `default` means."""
+
+    @property
+    def detector(self) -> str:
+        """The network that finds boxes."""
+
+    @property
+    def ready(self) -> bool:
+        """Loaded, warm, and queues below their bound."""
+
+    def start(self) -> None:
+        """Loads and warms the default network and the detector."""
+
+    def close(self) -> None:
+        """Ends all work."""
+
+    def models(self) -> list["ModelInfo"]:
+        """All known networks."""
+
+    def model(self, name: str) -> "ModelInfo":
+        """One network; UnknownName if there is none."""
+
+    def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
+        """Everybody in an image file."""
+
+    def detect(
+        self, data: bytes, model: str | None, threshold: float | None, max_people: int, job: Job
+    ) -> DetectAnswer:
+        """Where people are in an image file."""
+
+    def counters(self) -> Mapping[str, "BatchCounters"]:
+        """What each network's batcher has done."""
+
+
+class Visit:
+    """One request that was given a place."""
+
+    def __init__(self, request: Request, place: Place, max_bytes: int) -> None:
+        self.job = place.job
+        self._request = request
+        self._place = place
+        self._max_bytes = max_bytes
+
+    async def read(self) -> Body:
+        """The request's body, within its limits of size and time."""
+        return await self._place.wait(read_body(self._request, self._max_bytes))
+
+    async def run(self, work: Callable[[], bytes]) -> bytes:
+        """The result of blocking work, done in a thread; dropped when the client goes away."""
+        return await self._place.run(work, self._client_gone)
+
+    async def _client_gone(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+
+
+class Serving:
+    """State of one application; made by create_app, started by its lifespan."""
+
+    def __init__(self, settings: Settings, engine: PoseEngine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.keys = KeyRing(settings.keys)
+        self.draining = False
+        self.failure: Exception | None = None
+        self.active_requests = 0
+        self._started = False
+        self._dispatcher = Dispatcher(settings.max_requests, settings.timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Loads in the background, so that liveness is answered meanwhile; closes at the end."""
+        loading = asyncio.create_task(self._load())
+        try:
+            yield
+        finally:
+            self.drain()
+            await loading
+            await asyncio.to_thread(self._dispatcher.close)
+            await asyncio.to_thread(self.engine.close)
+
+    async def _load(self) -> None:
+        try:
+            await asyncio.to_thread(self.engine.start)
+        except Exception as error:  # the top of a task: whoever runs the server looks at it
+            self.failure = error
+            log.exception("the networks could not be loaded")
+            return
+        self._started = True
+        log.info("ready")
+
+    def drain(self) -> None:
+        """New requests are refused from now on; accepted ones are finished."""
+        self.draining = True
+
+    @contextlib.contextmanager
+    def visit(self, request: Request) -> Iterator[Visit]:
+        """A place for the request; Overloaded where there is none or nothing is served now."""
+        self._check_open()
+        with self._dispatcher.place() as place:
+            yield Visit(request, place, self.settings.max_upload_bytes)
+
+    def check_ready(self) -> None:
+        """Raises Overloaded unless a request sent now would be taken."""
+        self._check_open()
+        if not self.engine.ready:
+            raise Overloaded("the queue is full", 1.0, draining=True)
+
+    @property
+    def requests_at_work(self) -> int:
+        """Requests that hold a place."""
+        return self._dispatcher.taken
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
+        if self.failure is not None:
+            raise Overloaded("the networks could not be loaded", LOADING_RETRY_S, draining=True)
+        if not self._started:
+            raise Overloaded("the networks are being loaded", LOADING_RETRY_S, draining=True)
