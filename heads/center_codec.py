@@ -75,9 +75,7 @@ class CenterCodec:
         guess = _pairs(maps["kpt_regress"])[each, :, :, cell // w, cell % w]  # [N, K, 2] (dy, dx)
         guess_y = (cell // w)[:, None] + guess[..., 0]
         guess_x = (cell % w)[:, None] + guess[..., 1]
-        away = np.sqrt(
-            (ys - guess_y[..., None, None]) ** 2 + (xs - guess_x[..., None, None]) ** 2
-        )
+        away = np.sqrt((ys - guess_y[..., None, None]) ** 2 + (xs - guess_x[..., None, None]) ** 2)
         best = (heat / (away + np.float32(_GUESS_WEIGHT))).reshape(n, k, -1).argmax(axis=2)
         cells = _offset_cells(maps["kpt_offset"], best)
         scores = np.take_along_axis(heat.reshape(n, k, -1), best[..., None], axis=2)[..., 0]
@@ -119,7 +117,7 @@ class CenterCodec:
         weighted = heat * rows[..., :, None] * columns[..., None, :]  # [P, K, h, w]
         flat = weighted.reshape(len(order), k, h * w)
         best = flat.argmax(axis=2)  # [P, K]
-        # The graph takes the best of ALL people at a keypoint's cell, which tells only for overlaps.
+        # The graph takes the best of ALL people at a keypoint's cell; it tells for overlaps.
         at_best = flat[:, np.arange(k)[None, :], best]  # [Q, P, K]
         point_scores = at_best.max(axis=0) if len(order) else np.zeros((0, k), np.float32)
         counted = point_scores > _COUNTED_SCORE
@@ -150,7 +148,9 @@ def _offset_cells(offset: FloatArray, best: npt.NDArray[np.intp]) -> FloatArray:
     """Exact cells [N, K, 2] as (x, y) of the peaks `best` [N, K] (flat cell numbers)."""
     pairs = _pairs(offset)
     n, k, _, h, w = pairs.shape
-    inside = np.take_along_axis(pairs.reshape(n, k, 2, h * w), best[:, :, None, None], axis=3)[..., 0]
+    inside = np.take_along_axis(pairs.reshape(n, k, 2, h * w), best[:, :, None, None], axis=3)[
+        ..., 0
+    ]
     return np.stack([best % w + inside[..., 1], best // w + inside[..., 0]], axis=-1)
 
 

@@ -19,6 +19,9 @@ Refine = Literal["none", "quarter", "dark"]
 _REACH = 3
 """A Gaussian is cut off this many sigmas from its peak (official HRNet code)."""
 
+_FARTHEST_STEP = 3.0
+"""Cells that DARK may move a point from its peak cell."""
+
 
 @dataclass(frozen=True)
 class HeatmapCodec:
@@ -108,10 +111,16 @@ class HeatmapCodec:
         self, maps: FloatArray, xs: npt.NDArray[np.intp], ys: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.float64]:
         """Newton step [M, 2] from the peak cell to the maximum of the log of the blurred map."""
-        near = _blurred_neighbourhood(maps, xs, ys, self.blur_kernel)  # [M, 5, 5], peak at [2, 2]
-        if self.alignment == "udp":
-            return _newton_udp(near, xs, ys, maps.shape[1:])
-        return _newton_legacy(near, xs, ys, maps.shape[1:])
+        if self.alignment == "legacy":
+            near = _blurred_neighbourhood(maps, xs, ys, self.blur_kernel, fade=True)
+            return _newton_legacy(near, xs, ys, maps.shape[1:])
+        # At the border the stencil lies round the next cell inside.
+        h, w = maps.shape[1:]
+        inner_x, inner_y = xs.clip(1, max(1, w - 2)), ys.clip(1, max(1, h - 2))
+        near = _blurred_neighbourhood(maps, inner_x, inner_y, self.blur_kernel, fade=False)
+        step = _newton_udp(near) + np.stack([inner_x - xs, inner_y - ys], axis=1)
+        # On a noisy, nearly flat map Newton's step can be anything; a blur moves a peak by less.
+        return np.asarray(step.clip(-_FARTHEST_STEP, _FARTHEST_STEP))
 
 
 def _quarter(
@@ -119,7 +128,7 @@ def _quarter(
 ) -> npt.NDArray[np.float64]:
     """A quarter of a cell towards the higher neighbour; none next to the border (official code)."""
     count, h, w = maps.shape
-    inside = (1 < xs) & (xs < w - 1) & (1 < ys) & (ys < h - 1)
+    inside = (xs > 1) & (xs < w - 1) & (ys > 1) & (ys < h - 1)
     x, y, each = np.where(inside, xs, 1), np.where(inside, ys, 1), np.arange(count)
     # A map of one cell across has no inside at all; clamping keeps the look-up legal.
     right, below = np.minimum(x + 1, w - 1), np.minimum(y + 1, h - 1)
@@ -130,15 +139,23 @@ def _quarter(
         ],
         axis=1,
     )
-    return 0.25 * step.astype(np.float64) * inside[:, None]
+    return np.asarray(0.25 * step.astype(np.float64) * inside[:, None])
 
 
 def _blurred_neighbourhood(
-    maps: FloatArray, xs: npt.NDArray[np.intp], ys: npt.NDArray[np.intp], kernel: int
+    maps: FloatArray,
+    xs: npt.NDArray[np.intp],
+    ys: npt.NDArray[np.intp],
+    kernel: int,
+    *,
+    fade: bool,
 ) -> npt.NDArray[np.float64]:
-    """The 5 x 5 cells round each peak of the blurred maps, [M, 5, 5], without blurring the rest.
+    """The 5 x 5 cells round (xs, ys) of the blurred maps, [M, 5, 5], without blurring the rest.
 
-    Outside a map counts as 0. The result is scaled back to the height of the unblurred peak.
+    fade: blurs everywhere with zeros outside the map, so it fades towards the border (mmpose);
+        otherwise an axis along which the blur would reach over the border is left as it is, which
+        keeps a peak there in its place.
+    The result is scaled back to the height of the unblurred peak.
     """
     radius = kernel // 2
     margin = radius + 2
@@ -158,7 +175,13 @@ def _blurred_neighbourhood(
     blur = np.zeros((5, 2 * margin + 1))
     for row in range(5):
         blur[row, row : row + kernel] = gauss
-    blurred = blur @ window @ blur.T
+    copy = np.eye(5, 2 * margin + 1, k=radius)
+    # The 3 x 3 stencil in the middle sees `radius + 1` cells to each side.
+    near_side = (ys <= radius) | (ys >= h - 1 - radius)
+    near_end = (xs <= radius) | (xs >= w - 1 - radius)
+    along_y = np.where((near_side & (not fade))[:, None, None], copy, blur)  # [M, 5, 2 margin + 1]
+    along_x = np.where((near_end & (not fade))[:, None, None], copy, blur)
+    blurred = along_y @ window @ along_x.transpose(0, 2, 1)
     peak = maps[np.arange(count), ys, xs]
     return np.asarray(blurred * (peak / np.maximum(blurred.max(axis=(1, 2)), 1e-12))[:, None, None])
 
@@ -177,28 +200,16 @@ def _newton_legacy(
     dxx = (log[:, 2, 4] - 2 * log[:, 2, 2] + log[:, 2, 0]) / 4
     dyy = (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4
     dxy = (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4
-    inside = (1 < xs) & (xs < w - 2) & (1 < ys) & (ys < h - 2)
+    inside = (xs > 1) & (xs < w - 2) & (ys > 1) & (ys < h - 2)
     return _newton(dx, dy, dxx, dyy, dxy) * inside[:, None]
 
 
-def _newton_udp(
-    near: npt.NDArray[np.float64],
-    xs: npt.NDArray[np.intp],
-    ys: npt.NDArray[np.intp],
-    shape: tuple[int, ...],
-) -> npt.NDArray[np.float64]:
-    """DARK in its UDP form: neighbours one cell away, border cells repeated, everywhere."""
-    h, w = shape
+def _newton_udp(near: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """DARK in its UDP form (mmpose): neighbours one cell away; near [M, 5, 5] round the peak."""
     log = np.log(near.clip(0.001, 50))
-    each = np.arange(len(log))
-
-    def at(right: int, down: int) -> npt.NDArray[np.float64]:
-        row = (ys + down).clip(0, h - 1) - ys + 2
-        column = (xs + right).clip(0, w - 1) - xs + 2
-        return np.asarray(log[each, row, column])
-
-    middle, left, right, above, below = at(0, 0), at(-1, 0), at(1, 0), at(0, -1), at(0, 1)
-    dxy = (at(1, 1) - right - below + 2 * middle - left - above + at(-1, -1)) / 2
+    middle, left, right = log[:, 2, 2], log[:, 2, 1], log[:, 2, 3]
+    above, below = log[:, 1, 2], log[:, 3, 2]
+    dxy = (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2
     # The epsilon keeps a flat map's Hessian invertible (mmpose does the same).
     epsilon = float(np.finfo(np.float32).eps)
     return _newton(

@@ -38,7 +38,9 @@ class WeightsMissing(CheckpointError):
     def __init__(self, name: str, command: str, message: str | None = None) -> None:
         self.name = name
         self.command = command
-        super().__init__(message or f"the weights of {name} are not on this machine; run: {command}")
+        super().__init__(
+            message or f"the weights of {name} are not on this machine; run: {command}"
+        )
 
 
 class DownloadError(CheckpointError):

@@ -150,19 +150,21 @@ def inverse(matrix: Matrix) -> Matrix:
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """The map that does `inner` first, then `outer`."""
-    return np.column_stack(
-        [outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]]
-    )
+    return np.column_stack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]])
 
 
 def reduced(matrix: Matrix, factor: int) -> Matrix:
     """The map for an image made `factor` times smaller by averaging factor x factor pixels."""
     # A small pixel's centre lies in the middle of the pixels that it averages.
-    grow = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]], dtype=np.float64)
+    grow = np.array(
+        [[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]], dtype=np.float64
+    )
     return compose(matrix, grow)
 
 
-def cell_scale(input_size: Size, heatmap_size: Size, alignment: Alignment) -> npt.NDArray[np.float64]:
+def cell_scale(
+    input_size: Size, heatmap_size: Size, alignment: Alignment
+) -> npt.NDArray[np.float64]:
     """Input pixels a heatmap cell, as (x, y); both frames share their zero."""
     pixels = np.array(input_size[::-1], dtype=np.float64)
     cells = np.array(heatmap_size[::-1], dtype=np.float64)
@@ -170,7 +172,7 @@ def cell_scale(input_size: Size, heatmap_size: Size, alignment: Alignment) -> np
 
 
 def flip_points(points: Points, width: int, flip_order: Sequence[int]) -> Points:
-    """[..., K, 2] points of the mirrored image: x -> width - 1 - x, left and right change places."""
+    """[..., K, 2] points of the mirrored image: x -> width - 1 - x, left and right swapped."""
     mirrored = np.array(points)
     mirrored[..., 0] = width - 1 - mirrored[..., 0]
     return mirrored[..., list(flip_order), :]
@@ -195,7 +197,9 @@ def flip_heatmaps(
 def clip_box(box_xywh: Sequence[float], image_size: Size) -> tuple[float, float, float, float]:
     """The part of a box that lies in the image; width or height is 0 where nothing does."""
     left, top, width, height = (float(value) for value in box_xywh)
-    x0, y0 = (min(max(start, 0.0), side) for start, side in ((left, image_size[1]), (top, image_size[0])))
+    x0, y0 = (
+        min(max(start, 0.0), side) for start, side in ((left, image_size[1]), (top, image_size[0]))
+    )
     x1 = min(max(left + width, 0.0), image_size[1])
     y1 = min(max(top + height, 0.0), image_size[0])
     return (x0, y0, max(0.0, x1 - x0), max(0.0, y1 - y0))

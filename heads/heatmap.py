@@ -53,8 +53,9 @@ class FuseHead(nn.Module):
 
 
 class DeconvHead(nn.Module):
-    """Three 4x4 deconvolutions, each twice the size, then a 1x1 convolution (SimpleBaseline,
-    arXiv:1804.06208, section 2).
+    """Three 4x4 deconvolutions, each twice the size, then a 1x1 convolution.
+
+    SimpleBaseline, arXiv:1804.06208, section 2.
     """
 
     def __init__(

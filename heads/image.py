@@ -76,7 +76,7 @@ def warp(image: Image, crop: Crop, *, antialias: bool = True) -> Image:
     fine patterns do not turn into noise. Off reproduces the official bilinear crop.
     """
     matrix = crop.matrix
-    factor = int(1 / crop.scale) if antialias else 1
+    factor = int(1 / crop.scale + 1e-6) if antialias else 1
     if factor >= 2:
         image, matrix = _shrink(image, crop, factor)
     height, width = crop.input_size
@@ -89,7 +89,9 @@ def _shrink(image: Image, crop: Crop, factor: int) -> tuple[Image, npt.NDArray[n
     """The part of the image that the crop sees, averaged by `factor`, and the map from it."""
     height, width = crop.input_size
     corners = crop.to_image(
-        np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=np.float64)
+        np.array(
+            [[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=np.float64
+        )
     )
     # One averaged pixel more on each side: bilinear interpolation looks at its neighbours.
     low = np.floor(corners.min(axis=0)) - factor
@@ -181,4 +183,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def fits(image: Image) -> bool:
     """True for what the library calls an image: RGB uint8 [H, W, 3] with at least one pixel."""
-    return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and math.prod(image.shape) > 0
+    return (
+        image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and math.prod(image.shape) > 0
+    )

@@ -59,7 +59,9 @@ def default_public_spec(network: str) -> NetworkSpec:
 def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
     """The spec of a public network: its entry in the zoo says what differs from the usual."""
     if entry.task != "pose":
-        raise SpecError(f"{entry.name} is a {entry.task} network; only pose networks are served yet")
+        raise SpecError(
+            f"{entry.name} is a {entry.task} network; only pose networks are served yet"
+        )
     parse_network_name(entry.network)
     spec = default_spec(entry.network, input_size=entry.input_size)
     return spec.model_copy(

@@ -1,6 +1,6 @@
 """build(spec) -> Network: the only place where a backbone and a head meet."""
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +67,13 @@ def _backbone(spec: specs.NetworkSpec) -> Backbone:
     """The backbone with just the maps that the head reads."""
     needed = specs.HEAD_STRIDES[spec.head.kind]
     try:
-        return create_backbone(spec.backbone.name, strides=needed, **spec.backbone.options)
+        options: dict[str, Any] = dict(spec.backbone.options)
+        return create_backbone(spec.backbone.name, strides=needed, **options)
     except SpecError as error:
         strides = ", ".join(map(str, needed))
-        raise SpecError(f"a {spec.head.kind} head needs maps of stride {strides}: {error}") from error
+        raise SpecError(
+            f"a {spec.head.kind} head needs maps of stride {strides}: {error}"
+        ) from error
 
 
 def input_tensor(spec: specs.NetworkSpec, images: Tensor) -> Tensor:

@@ -25,16 +25,9 @@ class Person:
     box_score: float | None = None
 
 
-COUNTED_SCORE = 0.2
-"""Keypoints below this do not count for a person's score (official HRNet evaluation)."""
-
-
 def person_score(keypoints: FloatArray, box_score: float | None) -> float:
-    """Mean score of the keypoints that count, times the box's score where there is one.
+    """Mean score of all keypoints, times the box's score where there is one.
 
-    keypoints: [K, 3] as (x, y, score). 0 where no keypoint counts.
+    keypoints: [K, 3] as (x, y, score).
     """
-    scores = keypoints[:, 2]
-    counted = scores[scores > COUNTED_SCORE]
-    mean = float(counted.mean()) if counted.size else 0.0
-    return mean * (1.0 if box_score is None else box_score)
+    return float(keypoints[:, 2].mean()) * (1.0 if box_score is None else box_score)

@@ -1,4 +1,4 @@
-"""The keypoints of a kind of body: names, edges, mirror pairs, and how exactly people label them."""
+"""The keypoints of a kind of body: names, edges, mirror pairs, and how exactly people label."""
 
 import tomllib
 from collections.abc import Mapping
@@ -81,7 +81,9 @@ class Skeleton(BaseModel):
             data = tomllib.loads(path.read_text(encoding="utf-8"))
             index = {name: i for i, name in enumerate(data.get("keypoints", ()))}
             for field in ("edges", "flip_pairs"):
-                data[field] = [[index.get(end, end) for end in pair] for pair in data.get(field, ())]
+                data[field] = [
+                    [index.get(end, end) for end in pair] for pair in data.get(field, ())
+                ]
             return cls.model_validate(data)
         except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError, TypeError) as error:
             raise SpecError(f"{path.name} is no skeleton: {error}") from error
@@ -112,7 +114,9 @@ class Skeleton(BaseModel):
                 }
             )
         except ValidationError as error:
-            raise SpecError(f"category {category.get('name')!r} has no skeleton: {error}") from error
+            raise SpecError(
+                f"category {category.get('name')!r} has no skeleton: {error}"
+            ) from error
 
 
 _PALETTE: tuple[Colour, ...] = (
@@ -135,7 +139,7 @@ COCO_17 = Skeleton(
         (11, 5), (12, 6), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16),
     ),
     flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
-    # The spread that the COCO authors measured over repeated labels (cocodataset.org, keypoints-eval).
+    # The spread of repeated labels that the COCO authors measured (cocodataset.org).
     sigmas=(
         0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
         0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,

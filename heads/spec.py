@@ -1,5 +1,6 @@
-"""NetworkSpec: the one description of a network, written by recipes, carried by checkpoint files
-and read by the server and the evaluator. Values only; no torch.
+"""NetworkSpec: the one description of a network. Values only; no torch.
+
+Recipes write it, checkpoint files carry it, the server and the evaluator read it.
 """
 
 from typing import Annotated, Literal, Self
@@ -43,6 +44,13 @@ class BackboneSpec(_Frozen):
 
     name: str
     options: dict[str, Option] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # The head decides on strides, and a file must not make its reader open other files.
+        if {"strides", "weights"} & self.options.keys():
+            raise ValueError("strides and weights are no options of a backbone in a spec")
+        return self
 
 
 class SimpleHead(_Frozen):
@@ -88,9 +96,7 @@ class CenterHead(_Frozen):
     shift_px: float = 0.0
 
 
-HeadSpec = Annotated[
-    SimpleHead | FuseHead | DeconvHead | CenterHead, Field(discriminator="kind")
-]
+HeadSpec = Annotated[SimpleHead | FuseHead | DeconvHead | CenterHead, Field(discriminator="kind")]
 
 HEAD_STRIDES: dict[str, tuple[int, ...]] = {
     "simple": (4,),
@@ -128,7 +134,8 @@ class View(_Frozen):
 class Provenance(_Frozen):
     """Where weights come from and what they are worth.
 
-    parameters: learnable numbers.  scores: measured figures by name, each name saying with which boxes and data.
+    parameters: learnable numbers.  scores: measured figures by name, each name
+        saying with which boxes and data.
     """
 
     origin: str = ""
@@ -231,5 +238,3 @@ def default_spec(network: str, *, input_size: Size = (256, 192)) -> NetworkSpec:
         head=HEADS[kind](),
         input_size=input_size,
     )
-
-

@@ -3,8 +3,8 @@
     python -m training.convert SOURCE_FOLDER [OUTPUT_FOLDER]
 
 SOURCE_FOLDER holds movenet_multipose.safetensors, movenet_thunder.safetensors (MoveNet's published
-tensors in PyTorch order, float16) and hrnet_w18_small_pose.safetensors. The specs below say all that
-the files themselves do not; every tensor must find its place.
+tensors in PyTorch order, float16) and hrnet_w18_small_pose.safetensors. The specs below say
+what the files themselves do not; every tensor must find its place.
 """
 
 import sys
@@ -83,8 +83,8 @@ HRNET_W18_SMALL = NetworkSpec(
     threshold=0.05,
     provenance=Provenance(
         origin="hrpose: trained from scratch, an early state",
-        licence="Apache-2.0 (weights); see the model card for the terms of the training photographs",
-        data="COCO 2017, Leeds Sports Pose Extended and Clothing Co-Parsing photographs, 194 k crops",
+        licence="Apache-2.0; see the model card for the terms of the training photographs",
+        data="COCO 2017, Leeds Sports Pose Extended, Clothing Co-Parsing; 194 k crops",
         recipe="input 128x96, MSE, bf16, 35 minutes on one CPU core",
     ),
 )

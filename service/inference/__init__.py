@@ -1,1 +1,1 @@
-"""From bytes to people, without HTTP: detectors, batcher, runtimes and the pipeline that ties them."""
+"""From bytes to people, without HTTP: batcher, runtimes and the pipeline that ties them."""

@@ -131,8 +131,8 @@ class Batcher:
                 self._queue = deque(item for item in self._queue if _alive(item))
             if len(self._queue) + len(items) > self._max_queue:
                 raise Overloaded(
-                    f"the queue of {self.name} holds {len(self._queue)} of {self._max_queue} crops; "
-                    f"no room for {len(items)} more",
+                    f"the queue of {self.name} holds {len(self._queue)} of {self._max_queue} "
+                    f"crops; no room for {len(items)} more",
                     max(1.0, len(self._queue) * self._seconds_a_crop),
                 )
             self._queue.extend(items)
@@ -161,7 +161,7 @@ class Batcher:
             self._queue.clear()
 
     def _take(self) -> list[_Item]:
-        """The oldest crop and up to max_batch - 1 more of its shape; drops what nobody waits for."""
+        """The oldest crop and more of its shape, up to max_batch; drops what nobody waits for."""
         with self._changed:
             batch: list[_Item] = []
             rest: deque[_Item] = deque()

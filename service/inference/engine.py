@@ -3,9 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from service.inference.batcher import BatchCounters, Batcher
 from service.inference.job import Job
 from service.inference.pipeline import Found, PeopleNetwork, Pipeline, PoseNetwork
 from service.inference.runtime import TorchRuntime, use_threads
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("hrpose")
 
@@ -55,6 +58,15 @@ class ModelInfo:
     skeleton: Skeleton | None = None
 
 
+@dataclass(frozen=True)
+class Batching:
+    """How a network's crops are batched; see Batcher."""
+
+    max_batch: int = 8
+    max_wait_ms: float = 0.0
+    max_queue: int = 256
+
+
 class Engine:
     """Networks by name, each loaded once on first use. Thread-safe; its methods block.
 
@@ -82,7 +94,7 @@ class Engine:
         self.detector = detector
         self.max_people = max_people
         self._max_pixels = int(max_megapixels * 1e6)
-        self._batching = {"max_batch": max_batch, "max_wait_ms": max_wait_ms, "max_queue": max_queue}
+        self._batching = Batching(max_batch, max_wait_ms, max_queue)
         self._turn = threading.Lock()  # held while a network runs: one computation a device
         self._loading = threading.Lock()
         self._networks: dict[str, PeopleNetwork | PoseNetwork] = {}
@@ -98,8 +110,9 @@ class Engine:
             if name == NO_DETECTOR:
                 continue
             network = self._network(name)
-            view = network.spec.whole if isinstance(network, PeopleNetwork) else None
-            crop = view((256, 256)) if view else network.spec.crop((0, 0, 256, 256))
+            whole = isinstance(network, PeopleNetwork)
+            spec = network.spec
+            crop = spec.whole((256, 256)) if whole else spec.crop((0, 0, 256, 256))
             network.batcher.run([warp(image, crop)], Job())
         self._started = True
         log.info(
@@ -213,7 +226,7 @@ class Engine:
     def _resolve(self, model: str) -> str:
         """What `default`, a name or a file means; a file is served under its stem."""
         if model == DEFAULT:
-            return next((n for n in OFFICIAL_DEFAULTS if _is_here(n)), EMBEDDED_DEFAULT)
+            return resolve_default()
         path = Path(model)
         if path.suffix == ".safetensors":
             name = read_spec(path).name
@@ -229,8 +242,11 @@ class Engine:
         self._known(name)
         with self._loading:
             if name not in self._networks:
-                self._networks[name] = serve(
-                    self._files.get(name, name), name, self.device, self._turn, self._batching
+                from heads.load import load
+
+                network = load(self._files.get(name, name))
+                self._networks[name] = serve_network(
+                    network, network.spec, self.device, self._turn, self._batching
                 )
             return self._networks[name]
 
@@ -262,23 +278,29 @@ class Engine:
         )
 
 
-def serve(
-    name_or_file: str | Path,
-    name: str,
+def serve_network(
+    network: "torch.nn.Module",
+    spec: NetworkSpec,
     device: str,
     turn: threading.Lock,
-    batching: dict[str, float],
+    batching: Batching | None = None,
 ) -> PeopleNetwork | PoseNetwork:
-    """Loads a network and starts its batcher."""
-    from heads.load import load
-
-    network = load(name_or_file)
+    """Starts the batcher of a network, on a device whose networks take turns by `turn`."""
+    batching = batching or Batching()
     batcher = Batcher(
-        name, TorchRuntime(network, network.spec, device), device=turn, **batching
+        spec.name,
+        TorchRuntime(network, spec, device),
+        device=turn,
+        max_batch=batching.max_batch,
+        max_wait_ms=batching.max_wait_ms,
+        max_queue=batching.max_queue,
     )
-    kind: Callable[[NetworkSpec, Batcher], PeopleNetwork | PoseNetwork]
-    kind = PeopleNetwork if network.spec.task == "people" else PoseNetwork
-    return kind(network.spec, batcher)
+    return (PeopleNetwork if spec.task == "people" else PoseNetwork)(spec, batcher)
+
+
+def resolve_default() -> str:
+    """What `default` means here: an official HRNet in the cache, or the embedded network."""
+    return next((name for name in OFFICIAL_DEFAULTS if _is_here(name)), EMBEDDED_DEFAULT)
 
 
 def _is_here(name: str) -> bool:

@@ -1,7 +1,7 @@
 """From an image to people: what the server, `hrpose predict`, the evaluator and benchmarks call.
 
-    people network:  image -> view -> Batcher -> center maps -> people
-    pose network:    image -> boxes -> crops -> Batcher -> heatmaps -> people
+people network:  image -> view -> Batcher -> center maps -> people
+pose network:    image -> boxes -> crops -> Batcher -> heatmaps -> people
 """
 
 import time
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from heads.suppression import oks_nms
 
 from heads.center_codec import PeopleMaps
 from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
 from heads.image import fits, warp
 from heads.person import FloatArray, Person, person_score
 from heads.spec import NetworkSpec
-from heads.suppression import oks, oks_nms
 from models.errors import ShapeError
 from service.errors import InvalidParameter
 from service.inference.answers import Box, Image, PoseOptions
@@ -96,7 +96,9 @@ class PoseNetwork:
         ran = self.batcher.run(inputs, job)
         points, scores = self._decode([r.maps for r in ran], flip_test)
         points = np.stack([crop.to_image(p) for crop, p in zip(crops, points, strict=True)])
-        return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32), Timing.of(ran)
+        return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32), Timing.of(
+            ran
+        )
 
     def _decode(
         self, maps: Sequence[dict[str, npt.NDArray[np.float32]]], flip_test: bool
@@ -199,7 +201,9 @@ class Pipeline:
         if self.detector is None:
             return [(0.0, 0.0, float(width), float(height))], [None], "image"
         people, _ = self.detector.find(image, job)
-        people = [p for p in people if (p.box_score or 0.0) >= MIN_BOX_SCORE and _has_area(p.box_xywh)]
+        people = [
+            p for p in people if (p.box_score or 0.0) >= MIN_BOX_SCORE and _has_area(p.box_xywh)
+        ]
         return (
             [p.box_xywh for p in people],
             [p.box_score for p in people],

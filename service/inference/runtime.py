@@ -36,7 +36,7 @@ class TorchRuntime:
         self._torch = torch
         self._spec = spec
         self._device = torch.device(device)
-        self._network = network.eval().to(self._device, memory_format=torch.channels_last)
+        self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
 
     def run(self, batch: Batch) -> Maps:
         """RGB uint8 [N, H, W, 3] -> maps, each [N, C, h, w] float32."""

@@ -1,0 +1,407 @@
+"""The front door of hrpose: what `import hrpose` offers, and the command `hrpose`.
+
+    import hrpose
+    estimator = hrpose.load("default")
+    for person in estimator.predict(hrpose.read_image(Path("photo.jpg"))):
+        print(person.score, person.keypoints)          # [K, 3]: x, y, score in upright pixels
+
+Heavy parts (torch) are imported when they are used, so that `hrpose --help` answers at once.
+"""
+
+import inspect
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from heads.image import Image, decode_image, encode_image, read_image
+from heads.person import Person
+from heads.skeleton import COCO_17, Skeleton
+from heads.spec import NetworkSpec
+from models.errors import HrposeError
+from service.inference.answers import Box, PoseOptions
+from service.inference.engine import (
+    DEFAULT,
+    DEFAULT_DETECTOR,
+    Engine,
+    resolve_default,
+    serve_network,
+)
+from service.inference.job import Job
+from service.inference.pipeline import PeopleNetwork, Pipeline
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.backbone import Backbone
+
+__all__ = [
+    "COCO_17",
+    "Estimator",
+    "HrposeError",
+    "NetworkSpec",
+    "Person",
+    "Skeleton",
+    "create_backbone",
+    "decode_image",
+    "load",
+    "read_image",
+]
+
+out = Console()
+errors = Console(stderr=True)
+
+# ------------------------------------------------------------------------------------ Python API
+
+
+class Estimator:
+    """A network ready to find people. Thread-safe.
+
+    spec: what the network is.
+    network: the torch module; normalised float32 [N, 3, H, W] -> heatmaps or named maps.
+    """
+
+    def __init__(self, network: "torch.nn.Module", spec: NetworkSpec, device: str) -> None:
+        self.spec = spec
+        self.network = network
+        self._device = device
+        self._turn = threading.Lock()
+        self._serving = serve_network(network, spec, device, self._turn)
+        self._detector: PeopleNetwork | None = None
+        self._loading = threading.Lock()
+
+    def predict(
+        self,
+        image_rgb_uint8: Image,
+        boxes_xywh: Sequence[Box] | None = None,
+        *,
+        threshold: float | None = None,
+        flip_test: bool = False,
+    ) -> list[Person]:
+        """Everybody in an RGB uint8 [H, W, 3] image, best first; with boxes, one person a box.
+
+        boxes_xywh: left, top, width, height in pixels. Without boxes a pose network asks the
+        default detector. Raises ShapeError for another kind of image, InvalidParameter for boxes
+        outside the image.
+        """
+        boxes = None if boxes_xywh is None else tuple(_box(box) for box in boxes_xywh)
+        detector = self._default_detector() if boxes is None else None
+        options = PoseOptions(boxes, threshold, flip_test=flip_test)
+        return list(
+            Pipeline(self._serving, detector).people(image_rgb_uint8, options, Job()).people
+        )
+
+    def _default_detector(self) -> PeopleNetwork | None:
+        if isinstance(self._serving, PeopleNetwork):
+            return None
+        with self._loading:
+            if self._detector is None:
+                from heads.load import load as load_network
+
+                network = load_network(DEFAULT_DETECTOR)
+                found = serve_network(network, network.spec, self._device, self._turn)
+                assert isinstance(found, PeopleNetwork)
+                self._detector = found
+            return self._detector
+
+
+def load(name_or_file: str | Path, network: str | None = None, device: str = "cpu") -> Estimator:
+    """The estimator of a name, of a checkpoint of ours, or of a public file.
+
+    name_or_file: a name of `hrpose models`, `default`, or a file.
+    network: for public files (.pth), what they hold: `<backbone>+<head>`, as in
+        `hrpose.load("pose_hrnet_w48.pth", network="hrnet_w48+simple")`.
+    Raises UnknownName, WeightsMissing, CheckpointError or WeightsError, all HrposeErrors.
+    """
+    from heads.load import load as load_network
+
+    name = resolve_default() if str(name_or_file) == DEFAULT else name_or_file
+    loaded = load_network(name, network)
+    return Estimator(loaded, loaded.spec, device)
+
+
+def create_backbone(
+    name: str, *, strides: Sequence[int] | None = None, **options: Any
+) -> "Backbone":
+    """A backbone by name, with the maps of the asked strides; see `models.create_backbone`."""
+    from models.backbone import create_backbone as create
+
+    return create(name, strides=strides, **options)
+
+
+def _box(box: Sequence[float]) -> Box:
+    left, top, width, height = (float(value) for value in box)
+    return (left, top, width, height)
+
+
+# --------------------------------------------------------------------------------- command line
+
+app = typer.Typer(
+    name="hrpose",
+    help="Keypoints of people: serve them over HTTP, find them in photographs, measure networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+weights_app = typer.Typer(
+    help="Weights of public networks: list, get, verify.", no_args_is_help=True
+)
+app.add_typer(weights_app, name="weights")
+
+ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result here.")]
+
+
+def _serve(**settings: Any) -> None:
+    """Start the server: POST /pose, /detect; a page at /."""
+    # OpenMP threads that wait by spinning starve their neighbours; to be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from service.app import run
+
+    from service.settings import Settings
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    run(Settings(**given))
+
+
+def _with_settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for every field of the server's settings."""
+    from service.settings import Settings
+
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        help_text = f"{field.description} [HRPOSE_{name.upper()}; default: {field.default}]"
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, typer.Option(flag, help=help_text)],
+            )
+        )
+    setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+app.command("serve")(_with_settings_as_flags(_serve))
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files.")],
+    boxes: Annotated[
+        str | None, typer.Option(help="JSON list of [left, top, width, height], one a person.")
+    ] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Draw pictures there.")] = None,
+    model: ModelOption = DEFAULT,
+    flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Find everybody's keypoints in photographs."""
+    from service.render import draw_people
+
+    estimator = load(model)
+    given = None if boxes is None else _parse_boxes(boxes)
+    answers = []
+    for path in photos:
+        image = read_image(path)
+        people = estimator.predict(image, given, flip_test=flip_test)
+        answers.append({"image": str(path), "people": [_as_json(p, estimator) for p in people]})
+        out.print(f"{path}: {len(people)} people", highlight=False)
+        if out_dir is not None:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            drawn = draw_people(image, people, estimator.spec.skeleton)
+            target = out_dir / f"{path.stem}.png"
+            target.write_bytes(encode_image(drawn, "png"))
+    _write_json(json_file, {"model": estimator.spec.name, "photos": answers})
+
+
+@app.command("models")
+def list_models(json_file: JsonOption = None) -> None:
+    """List every network by name: what it does, its state, scores and licence."""
+    engine = Engine()
+    table = Table("name", "task", "state", "network", "input", "scores", "licence", box=None)
+    infos = engine.models()
+    for info in infos:
+        size = "x".join(map(str, info.input_size or ()))
+        scores = ", ".join(f"{k} {v}" for k, v in info.scores.items())
+        name = f"{info.name} (default)" if info.is_default else info.name
+        network = f"{info.backbone}+{info.head}"
+        table.add_row(name, info.task, info.state, network, size, scores, info.licence)
+    out.print(table)
+    _write_json(json_file, {"models": [_info_json(info) for info in infos]})
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="A backbone, or <backbone>+<head>.")],
+    input_size: Annotated[str, typer.Option("--input", help="HEIGHTxWIDTH.")] = "256x192",
+    layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Count parameters and multiply-adds of a backbone or a whole network."""
+    from heads.network import build
+    from heads.spec import default_spec
+    from models.profile import profile as measure
+
+    size = _parse_size(input_size)
+    module = build(default_spec(name, input_size=size)) if "+" in name else create_backbone(name)
+    result = measure(module, size)
+    if layers:
+        table = Table("layer", "type", "output", "parameters", "multiply-adds", box=None)
+        for row in result.layers:
+            shape = "x".join(map(str, row.output_shape))
+            table.add_row(
+                row.name, row.type, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}"
+            )
+        out.print(table)
+    out.print(
+        f"{name} at {input_size}: {result.parameters:,} parameters, "
+        f"{result.multiply_adds / 1e9:.3f} G multiply-adds",
+        highlight=False,
+    )
+    _write_json(
+        json_file,
+        {
+            "name": name,
+            "input_size": size,
+            "parameters": result.parameters,
+            "multiply_adds": result.multiply_adds,
+        },
+    )
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """List public and embedded networks and whether their weights are here."""
+    list_models()
+
+
+@weights_app.command("get")
+def weights_get(
+    names: Annotated[list[str], typer.Argument(help="Names of public networks.")],
+) -> None:
+    """Download weights into the cache; an interrupted download goes on where it stopped."""
+    from heads import zoo
+
+    for name in names:
+        out.print(f"{name}: {zoo.get(name, progress=True)}", highlight=False)
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="All that are here if left out.")
+    ] = None,
+) -> None:
+    """Check the hashes of weights on this machine."""
+    from heads import zoo
+
+    statuses = {name: zoo.verify(name) for name in names or [e.name for e in zoo.entries()]}
+    for name, status in statuses.items():
+        out.print(f"{name}: {status}", highlight=False)
+    if any(status == "damaged" for status in statuses.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    annotations: Annotated[Path, typer.Option(help="COCO keypoint annotations (JSON).")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    boxes: Annotated[
+        str, typer.Option(help="`gt`, `detector`, or a COCO detections file.")
+    ] = "detector",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Networks to measure; all embedded ones if left out.")
+    ] = None,
+    flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for COCO result files, one a network.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
+    _evaluate(annotations, images, boxes, model, flip_test, results, json_file)
+
+
+def _evaluate(
+    annotations: Path,
+    images: Path,
+    boxes: str,
+    models: list[str] | None,
+    flip_test: bool,
+    results: Path | None,
+    json_file: Path | None,
+) -> None:
+    raise NotImplementedError
+
+
+def _parse_boxes(text: str) -> list[Box]:
+    try:
+        return [_box(box) for box in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"boxes are [[left, top, width, height], ...]: {error}") from error
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is not HEIGHTxWIDTH") from error
+    return height, width
+
+
+def _as_json(person: Person, estimator: Estimator) -> dict[str, Any]:
+    names = estimator.spec.skeleton.keypoints
+    return {
+        "box": list(person.box_xywh),
+        "box_score": person.box_score,
+        "score": person.score,
+        "keypoints": [
+            {"name": name, "x": float(x), "y": float(y), "score": float(score)}
+            for name, (x, y, score) in zip(names, person.keypoints, strict=True)
+        ],
+    }
+
+
+def _info_json(info: Any) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "task": info.task,
+        "state": info.state,
+        "network": f"{info.backbone}+{info.head}",
+        "input_size": info.input_size,
+        "scores": info.scores,
+        "licence": info.licence,
+        "is_default": info.is_default,
+    }
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Runs the command; an error that hrpose raises on purpose is one line, not a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except HrposeError as error:
+        errors.print(f"hrpose: {error}", style="red", highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""One file holds a whole network; what is no such file is refused by name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
+from heads.errors import CheckpointError
+from heads.network import build
+from heads.spec import BackboneSpec, FuseHead, NetworkSpec, Provenance
+from models.errors import WeightsError
+
+SPEC = NetworkSpec(
+    name="tiny",
+    task="pose",
+    backbone=BackboneSpec(name="mobilenet_v2", options={"width_multiplier": 0.25}),
+    head=FuseHead(channels=8),
+    input_size=(64, 32),
+    provenance=Provenance(origin="a test", scores={"ap": 0.5}),
+)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, SPEC, build(SPEC).state_dict())
+    return path
+
+
+def test_a_network_comes_back_as_it_was(saved: Path) -> None:
+    torch.manual_seed(0)
+    original = build(SPEC).eval()
+    network = load_network(saved)
+    assert network.spec == SPEC == read_spec(saved)
+    assert not network.training
+    x = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(network(x), original(x), rtol=0, atol=0)
+
+
+def test_half_precision_halves_the_file(saved: Path, tmp_path: Path) -> None:
+    _, state = load_checkpoint(saved)
+    half = tmp_path / "half.safetensors"
+    save_checkpoint(half, SPEC, state, half=True)
+    assert half.stat().st_size < 0.6 * saved.stat().st_size
+    _, back = load_checkpoint(half)
+    name = "head.final_layer.weight"
+    assert back[name].dtype == torch.float32
+    torch.testing.assert_close(back[name], state[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused_by_name(saved: Path, share: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(len(data) * share)])
+    for read in (read_spec, load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"tiny\.safetensors is damaged, truncated"):
+            read(saved)
+
+
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(
+        CheckpointError, match=r"other\.safetensors is a safetensors file of another"
+    ):
+        load_checkpoint(path)
+    path.write_bytes(b"PK\x03\x04" + os.urandom(200))
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is damaged"):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"there is no file gone\.safetensors"):
+        read_spec(tmp_path / "gone.safetensors")
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "later.safetensors"
+    save_file(
+        {"x": torch.zeros(1)}, path, metadata={"hrpose": json.dumps({"format": 99, "spec": {}})}
+    )
+    with pytest.raises(CheckpointError, match="format 99; this version reads up to 1"):
+        read_spec(path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"hrpose": "{"})
+    with pytest.raises(CheckpointError, match="damaged metadata"):
+        read_spec(path)
+
+
+def test_a_missing_tensor_is_an_error_that_names_it(saved: Path) -> None:
+    spec, state = load_checkpoint(saved)
+    del state["head.final_layer.bias"]
+    state["head.surplus"] = torch.zeros(1)
+    save_checkpoint(saved, spec, state)
+    with pytest.raises(WeightsError, match=r"head\.final_layer\.bias") as caught:
+        load_network(saved)
+    assert caught.value.missing == ("head.final_layer.bias",)
+    assert caught.value.unexpected == ("head.surplus",)
+
+
+def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors cannot be written.*No space"):
+        save_checkpoint(saved, SPEC, build(SPEC).state_dict())
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]

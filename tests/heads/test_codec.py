@@ -1,0 +1,178 @@
+"""Heatmaps against the official numbers, and decode(encode(p)) = p."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heads.codec import HeatmapCodec, Refine
+from heads.geometry import Crop
+from models.errors import ShapeError
+
+SIZE, CELLS = (256, 192), (64, 48)
+
+
+def reference_maps(fill: Any, case: dict[str, Any]) -> Any:
+    maps = fill.make_heatmaps(
+        case["shape"], case["key"], case.get("noise", 0.01), case.get("margin", -1)
+    ).numpy()
+    negated = case.get("negated_joint")
+    if negated is not None:
+        maps[:, negated] = -np.abs(maps[:, negated]) - np.float32(0.001)
+    return maps
+
+
+def test_decoding_is_the_official_one(legacy: Any, fill: Any) -> None:
+    for case in legacy["legacy"]["decode"]:
+        maps = reference_maps(fill, case["heatmaps"])
+        h, w = maps.shape[2:]
+        kinds: tuple[tuple[str, Refine], ...]
+        kinds = (("final_preds_post_process", "quarter"), ("final_preds_plain", "none"))
+        for key, refine in kinds:
+            codec = HeatmapCodec((4 * h, 4 * w), (h, w), "legacy", refine=refine)
+            points, scores = codec.decode(maps)
+            np.testing.assert_allclose(
+                scores, np.array(case["maxvals"]).reshape(scores.shape), 1e-6
+            )
+            for found, center, scale, expected in zip(
+                points, case["center"], case["scale"], case[key], strict=True
+            ):
+                width, height = scale[0] * 200, scale[0] * 200 * h / w
+                box = (center[0] - width / 2, center[1] - height / 2, width, height)
+                crop = Crop.around(box, (4 * h, 4 * w), alignment="legacy", padding=1.0)
+                np.testing.assert_allclose(crop.to_image(found), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "alignment", "refine"),
+    [("msra", "legacy", "quarter"), ("dark", "legacy", "dark"), ("udp", "udp", "dark")],
+)
+def test_decoding_is_that_of_mmpose(
+    legacy: Any, fill: Any, key: str, alignment: Any, refine: Any
+) -> None:
+    cases = [case for case in legacy["mmpose"]["decode"] if key in case]
+    assert cases
+    for case in cases:
+        maps = reference_maps(fill, case["heatmaps"])
+        width, height = case["image_size"]
+        codec = HeatmapCodec(
+            (height, width),
+            maps.shape[2:],
+            alignment,
+            refine=refine,
+            blur_kernel=case["blur_kernel_size"],
+        )
+        points, scores = codec.decode(maps)
+        expected = np.array(case[key]["keypoints"]).reshape(points.shape)
+        if key == "udp":  # mmpose scales (w - 1) cells to w pixels; its way to the image undoes it
+            expected = expected * [(width - 1) / width, (height - 1) / height]
+        same = np.setdiff1d(np.arange(points.shape[1]), case[key].get("differs_in_0x", []))
+        # Seven digits of numbers up to 255, after a float32 blur there and a float64 one here.
+        np.testing.assert_allclose(points[:, same], expected[:, same], atol=2e-4)
+        np.testing.assert_allclose(scores.ravel(), case[key]["scores"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "alignment", "unbiased"),
+    [
+        ("legacy", "targets", "legacy", False),
+        ("mmpose", "msra", "legacy", False),
+        ("mmpose", "dark", "legacy", True),
+        ("mmpose", "udp", "udp", False),
+    ],
+)
+def test_targets_are_the_official_ones(
+    legacy: Any, part: str, key: str, alignment: Any, unbiased: bool
+) -> None:
+    for case in legacy[part]["generate_target" if part == "legacy" else "encode"]:
+        width, height = case["image_size"]
+        codec = HeatmapCodec(
+            (height, width),
+            tuple(case["heatmap_size"][::-1]),
+            alignment,
+            sigma=case["sigma"],
+            unbiased=unbiased,
+        )
+        maps, weights = codec.encode(np.array(case["joints"]), np.array(case["visible"]))
+        whole = part == "legacy"
+        expected = case["targets"] if whole else case[key]["maps"]
+        np.testing.assert_array_equal(
+            weights, case["target_weight"] if whole else case[key]["weights"]
+        )
+        for made, reference in zip(maps, expected, strict=True):
+            assert np.count_nonzero(made) == reference["nonzero"]
+            assert made.sum() == pytest.approx(reference["sum"], rel=1e-5)
+            if reference["nonzero"]:
+                x, y = reference["peak"]
+                assert made[y, x] == made.max()
+                row, column = made[y], made[:, x]
+                if whole:
+                    row = row[reference["row_start"] :][: len(reference["row"])]
+                    column = column[reference["column_start"] :][: len(reference["column"])]
+                else:
+                    row, column = row[::3], column[::4]
+                np.testing.assert_allclose(row, reference["row"], atol=2e-6)
+                np.testing.assert_allclose(column, reference["column"], atol=2e-6)
+
+
+inside = st.tuples(st.floats(0, 191), st.floats(0, 255))
+
+
+@given(st.lists(inside, min_size=1, max_size=20))
+def test_decode_of_encode_is_within_a_tenth_of_a_cell(points: list[tuple[float, float]]) -> None:
+    codec = HeatmapCodec(SIZE, CELLS)
+    expected = np.array(points)[None]
+    maps, weights = codec.encode(expected, np.ones(expected.shape[:2]))
+    assert (weights == 1).all()
+    found, scores = codec.decode(maps)
+    # The log of a Gaussian is a parabola, so the Newton step is exact but for float32 maps.
+    assert np.abs(found - expected).max() < 0.01 * 191 / 47
+    assert (scores > 0.8).all()
+
+
+def test_legacy_round_trip_loses_half_a_cell() -> None:
+    """What `legacy` costs: the point is rounded to a cell before its Gaussian is drawn."""
+    points = np.array([[[81.9, 101.9]]])
+    codec = HeatmapCodec(SIZE, CELLS, "legacy", refine="none")
+    found, _ = codec.decode(codec.encode(points, np.ones((1, 1)))[0])
+    np.testing.assert_array_equal(found, [[[80, 100]]])
+
+
+@given(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5))
+def test_a_point_that_does_not_touch_the_map_weighs_nothing(x: float, y: float) -> None:
+    codec = HeatmapCodec(SIZE, CELLS)
+    maps, weights = codec.encode(np.array([[x, y]]), np.ones(1))
+    cells = np.array([x / (191 / 47), y / (255 / 63)])
+    outside = ((cells < -7.5) | (cells > np.array([54.5, 70.5]))).any()
+    if outside:
+        assert weights[0] == 0
+    assert (maps.any() and weights[0] == 1) or not maps.any()
+
+
+def test_an_unlabelled_keypoint_weighs_nothing() -> None:
+    maps, weights = HeatmapCodec(SIZE, CELLS).encode(np.array([[50.0, 50.0]]), np.zeros(1))
+    assert weights[0] == 0
+    assert not maps.any()
+
+
+def test_a_flat_map_has_score_0() -> None:
+    points, scores = HeatmapCodec(SIZE, CELLS).decode(np.zeros((1, 2, *CELLS), np.float32))
+    np.testing.assert_array_equal(points, 0)
+    np.testing.assert_array_equal(scores, 0)
+
+
+def test_people_do_not_depend_on_their_neighbours() -> None:
+    maps = np.random.default_rng(0).random((5, 17, *CELLS), dtype=np.float32)
+    codec = HeatmapCodec(SIZE, CELLS)
+    together, _ = codec.decode(maps)
+    alone = np.concatenate([codec.decode(maps[i : i + 1])[0] for i in range(5)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_maps_of_another_size_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"64, 48.*\(1, 17, 48, 64\)"):
+        HeatmapCodec(SIZE, CELLS).decode(np.zeros((1, 17, 48, 64), np.float32))
+    with pytest.raises(ShapeError, match="do not fit"):
+        HeatmapCodec(SIZE, CELLS).encode(np.zeros((3, 2)), np.zeros(4))

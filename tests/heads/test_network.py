@@ -1,0 +1,130 @@
+"""Heads on backbones: the official networks exactly, every fitting pair, words where none fits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from heads.load import load, load_public
+from heads.network import build, input_tensor
+from heads.spec import (
+    BackboneSpec,
+    NetworkSpec,
+    Normalisation,
+    SimpleHead,
+    default_spec,
+    parse_network_name,
+)
+from models.errors import ShapeError, SpecError, WeightsError
+from models.profile import profile
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters", "multiply_adds"),
+    [
+        # public_keys.json of the official repositories; GFLOPs there are these divided by 2**30
+        ("hrnet_w32+simple", 28_536_113, 7_645_003_776),
+        ("hrnet_w48+simple", 63_595_745, 15_691_825_152),
+        ("resnet50+deconv", 33_999_697, 5_426_380_800),
+    ],
+)
+def test_the_official_networks_cost_what_is_published(
+    network: str, parameters: int, multiply_adds: int
+) -> None:
+    with torch.device("meta"):
+        made = build(default_spec(network))
+    measured = profile(made, (256, 192))
+    assert measured.parameters == parameters
+    assert measured.multiply_adds == multiply_adds
+
+
+@pytest.mark.parametrize("backbone", ["hrnet_w18_small", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("head", ["simple", "fuse", "deconv"])
+def test_every_heatmap_head_works_on_every_backbone(backbone: str, head: str) -> None:
+    network = build(default_spec(f"{backbone}+{head}", input_size=(64, 96))).eval()
+    maps = network(torch.randn(2, 3, 64, 96))
+    assert isinstance(maps, torch.Tensor)
+    assert maps.shape == (2, 17, 16, 24)
+    assert maps.std() > 0
+
+
+def reference_case(shared: Path, name: str) -> Any:
+    cases = json.loads((shared / "checkpoints" / "parity.json").read_text())["cases"]
+    return next(case for case in cases if case["id"] == name)
+
+
+@pytest.mark.parametrize(
+    ("case_name", "keys", "network"),
+    [
+        ("pose_hrnet_w32_256x192", "pose_hrnet_w32", "hrnet_w32+simple"),
+        ("pose_resnet_50_256x192", "pose_resnet_50", "resnet50+deconv"),
+    ],
+)
+def test_a_public_file_gives_the_official_outputs(
+    shared: Path, fill: Any, tmp_path: Path, case_name: str, keys: str, network: str
+) -> None:
+    """The whole way of a user: an official .pth file, `load`, the outputs of the official code."""
+    case = reference_case(shared, case_name)
+    named = json.loads((shared / "checkpoints" / "public_keys.json").read_text())["networks"]
+    path = tmp_path / "official.pth"
+    torch.save(fill.filled(named[keys]["keys"], case["gain"]), path)
+    loaded = load(path, network)
+    with torch.inference_mode():
+        output = loaded(fill.make_input(case["input_shape"], case["input_key"]))
+    assert isinstance(output, torch.Tensor)
+    expected = case["output"]
+    assert list(output.shape) == expected["shape"]
+    values = output.flatten()[fill.sample_indices(output.numel())].numpy()
+    np.testing.assert_allclose(values, expected["values"], rtol=0, atol=1e-5 * expected["std"])
+
+
+def test_a_file_of_another_network_is_refused(shared: Path, fill: Any, tmp_path: Path) -> None:
+    named = json.loads((shared / "checkpoints" / "public_keys.json").read_text())["networks"]
+    path = tmp_path / "w32.pth"
+    torch.save(fill.filled(named["pose_hrnet_w32"]["keys"]), path)
+    with pytest.raises(WeightsError, match=r"w32\.pth"):
+        load_public(path, default_spec("hrnet_w48+simple"))
+
+
+@pytest.mark.parametrize("name", ["hrnet_w32", "hrnet_w32+", "+simple", "hrnet_w32+u-net"])
+def test_names_are_backbone_plus_head(name: str) -> None:
+    with pytest.raises(SpecError, match=r"not <backbone>\+<head>"):
+        parse_network_name(name)
+
+
+def test_what_does_not_fit_is_refused_when_built() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        default_spec("resnet18+simple", input_size=(192, 144))
+
+
+def test_input_is_normalised_in_the_networks_own_channel_order() -> None:
+    spec = NetworkSpec(
+        name="x",
+        task="pose",
+        backbone=BackboneSpec(name="resnet18"),
+        head=SimpleHead(),
+        input_size=(32, 32),
+    )
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[..., 0] = 255  # red
+    x = input_tensor(spec, torch.from_numpy(image))
+    assert x.shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(
+        x[0, :, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-5
+    )
+    bgr = spec.model_copy(update={"normalisation": Normalisation(channel_order="bgr")})
+    y = input_tensor(bgr, torch.from_numpy(image))
+    np.testing.assert_allclose(
+        y[0, :, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225], rtol=1e-5
+    )
+
+
+def test_other_inputs_are_refused() -> None:
+    network = build(default_spec("mobilenet_v2+fuse", input_size=(64, 64)))
+    with pytest.raises(ShapeError, match=r"\[N, 3, H, W\]; got \(3, 64, 64\)"):
+        network(torch.zeros(3, 64, 64))
+    with pytest.raises(ShapeError, match="RGB uint8"):
+        input_tensor(network.spec, torch.zeros(1, 64, 64, 3))

@@ -1,0 +1,174 @@
+"""The queue: shared batches, no mixed answers, nothing run that nobody waits for."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import Cancelled, DeadlineExceeded, Overloaded
+from service.inference.batcher import Batcher
+from service.inference.job import Job
+from service.inference.runtime import Batch, Maps
+
+
+class Counting:
+    """A runtime whose answer is each crop's mean; it can be held up, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.started = threading.Event()
+        self.failing = False
+
+    def run(self, batch: Batch) -> Maps:
+        self.started.set()
+        assert self.go.wait(10)
+        self.batches.append(len(batch))
+        if self.failing:
+            raise RuntimeError("out of memory")
+        return {"mean": batch.reshape(len(batch), -1).mean(axis=1).astype(np.float32)}
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[tuple[Batcher, Counting]]:
+    runtime = Counting()
+    batcher = Batcher("test", runtime, device=threading.Lock(), **options)
+    try:
+        yield batcher, runtime
+    finally:
+        runtime.go.set()
+        batcher.close()
+
+
+def crop(value: int, size: tuple[int, int] = (4, 4)) -> Any:
+    return np.full((*size, 3), value, np.uint8)
+
+
+def test_each_crop_gets_its_own_answer() -> None:
+    with running(max_batch=4) as (batcher, _):
+        ran = batcher.run([crop(v) for v in range(10)], Job())
+        assert [float(r.maps["mean"]) for r in ran] == list(range(10))
+
+
+def test_crops_of_many_requests_share_batches_and_are_not_mixed() -> None:
+    with running(max_batch=8) as (batcher, runtime), ThreadPoolExecutor(32) as pool:
+        runtime.go.clear()
+        waiting = [pool.submit(batcher.run, [crop(v), crop(v + 100)], Job()) for v in range(32)]
+        deadline = time.monotonic() + 10
+        while batcher.counters().queue_depth < 56 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        runtime.go.set()
+        for v, future in enumerate(waiting):
+            assert [float(r.maps["mean"]) for r in future.result(10)] == [v, v + 100]
+        counters = batcher.counters()
+        assert counters.crops == 64
+        assert counters.batches <= 16
+        assert counters.shared_batches >= 5
+        assert max(runtime.batches) <= 8
+
+
+def test_only_crops_of_one_shape_share_a_batch() -> None:
+    with running(max_batch=8) as (batcher, runtime):
+        mixed = [crop(1), crop(2, (8, 4)), crop(3), crop(4, (8, 4))]
+        ran = batcher.run(mixed, Job())
+        assert [float(r.maps["mean"]) for r in ran] == [1, 2, 3, 4]
+        assert sum(runtime.batches) == 4
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    with running(max_queue=4) as (batcher, runtime), ThreadPoolExecutor(4) as pool:
+        runtime.go.clear()
+        first = pool.submit(batcher.run, [crop(0)], Job())
+        assert runtime.started.wait(5)
+        second = pool.submit(batcher.run, [crop(1)] * 4, Job())
+        while batcher.counters().queue_depth < 4:
+            time.sleep(0.01)
+        assert not batcher.has_room
+        start = time.monotonic()
+        with pytest.raises(Overloaded, match="holds 4 of 4 crops; no room for 1 more") as caught:
+            batcher.run([crop(2)], Job())
+        assert time.monotonic() - start < 1
+        assert caught.value.retry_after_s >= 1
+        runtime.go.set()
+        assert len(first.result(5)) == 1
+        assert len(second.result(5)) == 4
+
+
+def test_a_cancelled_request_frees_its_places_and_is_not_run() -> None:
+    with running(max_queue=2) as (batcher, runtime), ThreadPoolExecutor(4) as pool:
+        runtime.go.clear()
+        first = pool.submit(batcher.run, [crop(0)], Job())
+        assert runtime.started.wait(5)
+        leaving = Job()
+        left = pool.submit(batcher.run, [crop(1)] * 2, leaving)
+        while batcher.counters().queue_depth < 2:
+            time.sleep(0.01)
+        leaving.cancel()
+        with pytest.raises(Cancelled):
+            left.result(5)
+        third = pool.submit(batcher.run, [crop(2)] * 2, Job())
+        time.sleep(0.1)
+        runtime.go.set()
+        first.result(5)
+        assert [float(r.maps["mean"]) for r in third.result(5)] == [2, 2]
+        assert batcher.counters().crops == 3
+
+
+def test_what_is_late_is_dropped() -> None:
+    with running() as (batcher, runtime), ThreadPoolExecutor(4) as pool:
+        runtime.go.clear()
+        first = pool.submit(batcher.run, [crop(0)], Job())
+        assert runtime.started.wait(5)
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+            batcher.run([crop(1)], Job(timeout_s=0.05))
+        runtime.go.set()
+        first.result(5)
+        batcher.run([crop(2)], Job())
+        assert batcher.counters().crops == 2
+
+
+def test_a_failing_network_fails_its_requests_and_lives_on() -> None:
+    with running() as (batcher, runtime):
+        runtime.failing = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            batcher.run([crop(1), crop(2)], Job())
+        runtime.failing = False
+        assert float(batcher.run([crop(5)], Job())[0].maps["mean"]) == 5
+
+
+def test_closing_refuses_what_waits() -> None:
+    with running() as (batcher, runtime), ThreadPoolExecutor(4) as pool:
+        runtime.go.clear()
+        first = pool.submit(batcher.run, [crop(0)], Job())
+        assert runtime.started.wait(5)
+        second = pool.submit(batcher.run, [crop(1)], Job())
+        while batcher.counters().queue_depth < 1:
+            time.sleep(0.01)
+        closing = pool.submit(batcher.close)
+        time.sleep(0.05)
+        runtime.go.set()
+        closing.result(5)
+        assert len(first.result(5)) == 1
+        with pytest.raises(Overloaded, match="shutting down"):
+            second.result(5)
+        with pytest.raises(Overloaded, match="shutting down"):
+            batcher.run([crop(2)], Job())
+
+
+def test_waiting_for_company_fills_a_batch() -> None:
+    with (
+        running(max_batch=2, max_wait_ms=2000) as (batcher, runtime),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        start = time.monotonic()
+        both = [pool.submit(batcher.run, [crop(v)], Job()) for v in (1, 2)]
+        for future in both:
+            future.result(5)
+        assert runtime.batches == [2]
+        assert time.monotonic() - start < 1.5
