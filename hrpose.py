@@ -14,11 +14,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.backbone import Backbone
+    from training.evaluate import Annotations, Result, Scores
 
 __all__ = [
     "COCO_17",
@@ -166,11 +168,15 @@ def _serve(**settings: Any) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from service.app import run
-
     from service.settings import Settings
 
     given = {name: value for name, value in settings.items() if value is not None}
-    run(Settings(**given))
+    try:
+        chosen = Settings(**given)
+    except ValidationError as error:
+        problems = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise typer.BadParameter("; ".join(problems)) from error
+    run(chosen)
 
 
 def _with_settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -332,19 +338,68 @@ def evaluate(
     json_file: JsonOption = None,
 ) -> None:
     """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
-    _evaluate(annotations, images, boxes, model, flip_test, results, json_file)
+    from training.evaluate import load_annotations, score, write_results
+
+    truth = load_annotations(annotations)
+    rows = []
+    for name in model or _embedded(boxes):
+        estimator = load(name)
+        found = _answers(estimator, truth, images, boxes, flip_test)
+        used = _boxes_used(boxes, estimator.spec)
+        rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
+        if results is not None:
+            write_results(results / f"{estimator.spec.name}.{Path(boxes).stem}.json", found)
+    out.print(_scores_table(rows, flip_test))
+    _write_json(json_file, {"flip_test": flip_test, "scores": [row.model_dump() for row in rows]})
 
 
-def _evaluate(
-    annotations: Path,
-    images: Path,
-    boxes: str,
-    models: list[str] | None,
-    flip_test: bool,
-    results: Path | None,
-    json_file: Path | None,
-) -> None:
-    raise NotImplementedError
+def _answers(
+    estimator: Estimator, truth: "Annotations", images: Path, boxes: str, flip_test: bool
+) -> "list[Result]":
+    """What an estimator answers to every annotated photograph, shown as it goes."""
+    from rich.progress import track
+
+    from training.evaluate import BoxesFrom, predict_all
+
+    def predict_one(image: Image, given: Sequence[Box] | None) -> list[Person]:
+        return estimator.predict(image, given, threshold=0.0, flip_test=flip_test)
+
+    def follow(entries: Sequence[Any]) -> Iterable[Any]:
+        return track(entries, estimator.spec.name, console=errors, transient=True)
+
+    source: BoxesFrom | Path
+    source = "gt" if boxes == "gt" else "detector" if boxes == "detector" else Path(boxes)
+    return predict_all(truth, images, predict_one, source, follow=follow)
+
+
+def _embedded(boxes: str) -> list[str]:
+    """Embedded networks; those that find people by themselves cannot use given boxes."""
+    from heads import zoo
+
+    names = [entry.name for entry in zoo.entries() if entry.embedded]
+    if boxes == "detector":
+        return names
+    return [name for name in names if zoo.find(name).task == "pose"]
+
+
+def _boxes_used(boxes: str, spec: NetworkSpec) -> str:
+    """Which boxes people were looked for in, in words."""
+    if boxes == "gt":
+        return "annotated boxes"
+    if boxes != "detector":
+        return f"boxes of {Path(boxes).name}"
+    return "its own" if spec.task == "people" else f"boxes of {DEFAULT_DETECTOR}"
+
+
+def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:
+    figures = ("AP", "AP50", "AP75", "AP M", "AP L", "AR", "PCK@0.2")
+    title = "COCO keypoints (OKS)" + (", flip test" if flip_test else "")
+    table = Table("model", "boxes", *figures, "people", "answers", box=None, title=title)
+    for row in rows:
+        values = (row.ap, row.ap50, row.ap75, row.ap_medium, row.ap_large, row.ar, row.pck)
+        shown = [f"{value:.3f}" for value in values]
+        table.add_row(row.model, row.boxes, *shown, str(row.people), str(row.answers))
+    return table
 
 
 def _parse_boxes(text: str) -> list[Box]:

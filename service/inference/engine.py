@@ -244,9 +244,9 @@ class Engine:
             if name not in self._networks:
                 from heads.load import load
 
-                network = load(self._files.get(name, name))
+                loaded = load(self._files.get(name, name))
                 self._networks[name] = serve_network(
-                    network, network.spec, self.device, self._turn, self._batching
+                    loaded, loaded.spec, self.device, self._turn, self._batching
                 )
             return self._networks[name]
 

@@ -111,15 +111,15 @@ class PoseNetwork:
             heatmaps = stacked[HEATMAPS]
             if flip_test:
                 back = flip_heatmaps(heatmaps[half:], order, self.spec.alignment)
-                heatmaps = (heatmaps[:half] + back) / 2
+                heatmaps = _mean(heatmaps[:half], back)
             return self._heatmaps.decode(heatmaps)
         assert self._center is not None
         points, scores = self._center.decode_single(stacked)
         if flip_test:
             # A center network's grid is not symmetric, so answers are averaged, not maps.
             back = flip_points(points[half:], self.spec.input_size[1], order)
-            points = (points[:half] + back) / 2
-            scores = (scores[:half] + scores[half:][:, list(order)]) / 2
+            points = _mean(points[:half], back)
+            scores = _mean(scores[:half], scores[half:][:, list(order)])
         return points, scores
 
 
@@ -209,6 +209,10 @@ class Pipeline:
             [p.box_score for p in people],
             f"detector:{self.detector.spec.name}",
         )
+
+
+def _mean(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> FloatArray:
+    return np.asarray((a + b) / 2, dtype=np.float32)
 
 
 def _people_of(found: PeopleMaps, view: Crop, image: Image) -> list[Person]:
