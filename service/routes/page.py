@@ -1,5 +1,6 @@
 """GET / and /docs: the pages, and the files they need."""
 
+import mimetypes
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ class PageFiles(StaticFiles):
 
 def page_files() -> PageFiles:
     """The application that is mounted at /static."""
+    # The system's table may call scripts plain text, and browsers then refuse to run them.
+    mimetypes.add_type("text/javascript", ".js")
     return PageFiles(directory=STATIC)
 
 

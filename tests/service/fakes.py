@@ -40,7 +40,7 @@ def standing_person(box: Box, box_score: float | None, score: float = 0.9) -> Pe
 
 
 class FakeEngine:
-    """Networks by name: `fast` answers, `slow` takes 0.6 s, `stuck` waits until it is dropped ...
+    """Networks by name: `fast` answers, `slow` takes slow_s, `stuck` waits until it is dropped ...
 
     Two people stand in every image: one in its left half, one in its right.
     """
@@ -49,8 +49,12 @@ class FakeEngine:
     detector = "finder"
 
     def __init__(
-        self, max_megapixels: float = 50.0, loading: threading.Event | None = None
+        self,
+        max_megapixels: float = 50.0,
+        loading: threading.Event | None = None,
+        slow_s: float = 0.6,
     ) -> None:
+        self.slow_s = slow_s
         self.is_full = False
         self.closed = False
         self.asked: list[tuple[str, PoseOptions]] = []
@@ -137,7 +141,7 @@ class FakeEngine:
         self._behave(name, job)
         image = decode_image(data, self._max_pixels)
         height, width = image.shape[:2]
-        scored = ((0.8, 0.05), (0.7, 0.55))
+        scored: tuple[tuple[float, float], ...] = ((0.8, 0.05), (0.7, 0.55))
         scored = tuple(pair for pair in scored if pair[0] >= (threshold or 0.0))[:max_people]
         return DetectAnswer(
             model=name,
@@ -168,7 +172,7 @@ class FakeEngine:
             raise WeightsMissing(name, "hrpose weights get missing", f"put the file into {SECRET}")
         if name in ("slow", "stuck"):
             self.working.release()
-            self._wait(None if name == "stuck" else 0.6, job)
+            self._wait(None if name == "stuck" else self.slow_s, job)
 
     def _wait(self, seconds: float | None, job: Job) -> None:
         end = None if seconds is None else time.monotonic() + seconds

@@ -1,0 +1,69 @@
+// Talking to the server: requests, problems in words, and the curl command for the same.
+
+const KEY = "hrpose-key";
+
+/** An answer that is no success, in the words of its RFC 9457 body. */
+export class Problem extends Error {
+  constructor(status, title, detail, retryAfter) {
+    super(detail ? `${title}: ${detail}.` : title);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+export function setKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+function headers() {
+  const key = sessionStorage.getItem(KEY);
+  return { Accept: "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+}
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: headers() });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, "The server does not answer", "is it running, and is the network up?");
+  }
+  if (response.ok) return response.json();
+  const body = await response.json().catch(() => ({}));
+  const wait = Number(response.headers.get("Retry-After")) || 1;
+  throw new Problem(response.status, body.title ?? `Status ${response.status}`, body.detail, wait);
+}
+
+export function listModels() {
+  return ask("models", {});
+}
+
+/** Options as the form fields that are sent, in order; what has its default is left out. */
+export function fieldsOf({ model, threshold, flipTest, boxes }) {
+  const fields = [];
+  if (model) fields.push(["model", model]);
+  if (threshold !== null) fields.push(["threshold", String(threshold)]);
+  if (flipTest) fields.push(["flip_test", "true"]);
+  if (boxes.length) fields.push(["boxes", JSON.stringify(boxes)]);
+  return fields;
+}
+
+export function findPeople(blob, name, options, signal) {
+  const form = new FormData();
+  form.append("image", blob, name);
+  for (const [field, value] of fieldsOf(options)) form.append(field, value);
+  return ask("pose", { method: "POST", body: form, signal });
+}
+
+/** The shell command that asks the same. */
+export function curlCommand(name, options) {
+  const url = new URL("pose", document.baseURI).href;
+  const parts = [`-F ${quote(`image=@${name}`)}`];
+  for (const [field, value] of fieldsOf(options)) parts.push(`-F ${quote(`${field}=${value}`)}`);
+  if (sessionStorage.getItem(KEY)) parts.push('-H "Authorization: Bearer $HRPOSE_KEY"');
+  return ["curl", ...parts, quote(url)].join(" \\\n  ").replace("curl \\\n  ", "curl ");
+}
+
+function quote(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}

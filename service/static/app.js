@@ -1,0 +1,280 @@
+// The page: takes a photo or the webcam, asks the server, shows what it answered.
+
+import { Problem, curlCommand, findPeople, listModels, setKey } from "./api.js";
+import { fillModels, showAnswer, showPeople } from "./panel.js";
+import { stage } from "./stage.js";
+import { Webcam } from "./webcam.js";
+
+const $ = (id) => document.getElementById(id);
+const webcam = new Webcam();
+let models = null;
+let asking = null; // AbortController of the request in flight
+
+/* ------------------------------------------------------------------ settings */
+
+function options() {
+  return {
+    model: $("model").value,
+    threshold: $("threshold").dataset.set ? Number($("threshold").value) : null,
+    flipTest: $("flip-test").checked && !$("flip-test").disabled,
+    boxes: stage.boxes,
+  };
+}
+
+async function loadModels() {
+  try {
+    models = await listModels();
+    fillModels($("model"), models);
+    showModel();
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
+/** What the chosen network is; one that finds people by itself takes no boxes and no flip test. */
+function showModel() {
+  const name = $("model").value || models.default;
+  const model = models.models.find((entry) => entry.name === name);
+  if (!model) return;
+  const onePass = model.task === "people";
+  const size = model.input_size ? `, input ${model.input_size.join(" × ")}` : "";
+  const how = onePass ? "everybody in one pass" : "one person a box";
+  $("model-facts").textContent = `${model.backbone} + ${model.head}${size}: ${how}. ${model.licence}.`;
+  $("flip-test").disabled = onePass;
+  $("draw-box").disabled = onePass;
+  if (onePass) {
+    stage.boxes = [];
+    setDrawing(false);
+  }
+}
+
+function setThreshold(value) {
+  if (value === null) delete $("threshold").dataset.set;
+  else $("threshold").dataset.set = "yes";
+  $("threshold-value").textContent = value === null ? "network's own" : value.toFixed(2);
+  $("threshold-reset").hidden = value === null;
+}
+
+function setDrawing(on) {
+  stage.setDrawing(on);
+  $("draw-box").setAttribute("aria-pressed", String(on));
+  $("box-help").hidden = !on;
+}
+
+/* ---------------------------------------------------------- photo and answer */
+
+async function openPhoto(blob, name) {
+  stopWebcam();
+  stage.boxes = [];
+  stage.answer = null;
+  stage.light(null);
+  setDrawing(false);
+  // The server says better than the browser what is wrong with a file.
+  const image = await createImageBitmap(blob).catch(() => null);
+  stage.show({ image, blob, name });
+  await ask();
+}
+
+/** Asks for the people in the photo; a newer question takes the place of an older one. */
+async function ask() {
+  if (!stage.photo) return;
+  asking?.abort();
+  const mine = new AbortController();
+  asking = mine;
+  setBusy(true);
+  showCurl();
+  let answer = null;
+  let problem = null;
+  try {
+    answer = await findPeople(stage.photo.blob, stage.photo.name, options(), mine.signal);
+  } catch (error) {
+    problem = error;
+  }
+  if (asking !== mine) return;
+  asking = null;
+  setBusy(false);
+  showProblem(problem);
+  showResult(answer);
+}
+
+/** After a setting changed; the webcam's next frame takes it by itself. */
+function askAgain() {
+  if (webcam.running) return;
+  if (stage.photo) ask();
+  else showCurl();
+}
+
+function showResult(answer) {
+  stage.setAnswer(answer);
+  $("result").hidden = stage.photo.image === null;
+  $("clear-boxes").hidden = stage.boxes.length === 0;
+  showAnswer(answer);
+  showPeople($("people"), answer, stage.threshold, (person) => stage.light(person));
+  showCurl();
+}
+
+function showCurl() {
+  $("curl").textContent = curlCommand(stage.photo?.name ?? "photo.jpg", options());
+}
+
+function setBusy(busy) {
+  $("drop").setAttribute("aria-busy", String(busy));
+  $("busy").hidden = !busy;
+}
+
+/** Shows an error in words, or (null) takes the last one away. */
+function showProblem(error) {
+  $("problem").hidden = error === null;
+  $("problem").textContent = error?.message ?? "";
+  const needsKey = error instanceof Problem && [401, 403].includes(error.status);
+  $("key-form").hidden = !needsKey;
+}
+
+/* -------------------------------------------------------------------- webcam */
+
+async function startWebcam() {
+  $("webcam").disabled = true;
+  try {
+    await webcam.start();
+  } catch (error) {
+    showProblem(error);
+    return;
+  } finally {
+    $("webcam").disabled = false;
+  }
+  $("webcam").setAttribute("aria-pressed", "true");
+  $("webcam").textContent = "Stop webcam";
+  asking?.abort();
+  asking = null;
+  setBusy(false);
+  stage.boxes = [];
+  setDrawing(false);
+  await watch(webcam.session);
+}
+
+function stopWebcam() {
+  if (!webcam.running) return;
+  webcam.stop();
+  $("webcam").setAttribute("aria-pressed", "false");
+  $("webcam").textContent = "Webcam";
+}
+
+/** One request in flight, each with the newest frame; a frame and its skeletons show together. */
+async function watch(session) {
+  const stopped = () => !webcam.running || webcam.session !== session;
+  while (!stopped()) {
+    const { image, blob } = await webcam.frame();
+    if (!blob) break;
+    try {
+      const answer = await findPeople(blob, "frame.jpg", options());
+      if (stopped()) break;
+      stage.answer = null;
+      stage.show({ image, blob, name: "frame.jpg" });
+      showProblem(null);
+      showResult(answer);
+    } catch (error) {
+      if (stopped()) break;
+      showProblem(error);
+      if (![429, 503].includes(error.status)) stopWebcam();
+      await new Promise((done) => setTimeout(done, 1000 * (error.retryAfter ?? 1)));
+    }
+    // A hidden page rests: the browser gives it no frames to animate.
+    await new Promise((done) => requestAnimationFrame(done));
+  }
+}
+
+/* -------------------------------------------------------------------- wiring */
+
+stage.onLight = (person) =>
+  [...$("people").children].forEach((row, index) => row.classList.toggle("lit", index === person));
+stage.onBox = ask;
+
+for (const id of ["file", "camera"]) {
+  $(id).addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    if (file) openPhoto(file, file.name);
+    event.target.value = "";
+  });
+}
+
+const drop = $("drop");
+drop.addEventListener("click", () => {
+  if (drop.classList.contains("waiting")) $("file").click();
+});
+// The whole window takes drops, so that a near miss does not leave the page.
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  drop.classList.add("over");
+});
+addEventListener("dragleave", () => drop.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  const [file] = event.dataTransfer.files;
+  if (file) openPhoto(file, file.name);
+});
+addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+  if (file) openPhoto(file, file.name);
+});
+
+$("sample").addEventListener("click", async () => {
+  const response = await fetch("static/sample.jpg");
+  if (response.ok) await openPhoto(await response.blob(), "sample.jpg");
+});
+$("webcam").addEventListener("click", () => (webcam.running ? stopWebcam() : startWebcam()));
+$("draw-box").addEventListener("click", () => {
+  stopWebcam();
+  setDrawing(!stage.isDrawing);
+});
+$("clear-boxes").addEventListener("click", () => {
+  stage.boxes = [];
+  ask();
+});
+$("save").addEventListener("click", async () => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await stage.picture());
+  link.download = `${stage.photo.name.replace(/\.\w+$/, "")}-keypoints.png`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+
+$("model").addEventListener("change", () => {
+  showModel();
+  askAgain();
+});
+$("flip-test").addEventListener("change", askAgain);
+$("threshold").addEventListener("input", () => setThreshold(Number($("threshold").value)));
+$("threshold").addEventListener("change", askAgain);
+$("threshold-reset").addEventListener("click", () => {
+  setThreshold(null);
+  askAgain();
+});
+$("keypoint-threshold").addEventListener("input", () => {
+  stage.threshold = Number($("keypoint-threshold").value);
+  $("keypoint-threshold-value").textContent = stage.threshold.toFixed(2);
+  showPeople($("people"), stage.answer, stage.threshold, (person) => stage.light(person));
+  stage.paint();
+});
+
+$("key-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  setKey($("key").value);
+  showProblem(null);
+  await loadModels();
+  askAgain();
+});
+
+$("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    $("copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("curl"));
+    $("copy").textContent = "Press Ctrl+C";
+  }
+  setTimeout(() => ($("copy").textContent = "Copy"), 1800);
+});
+
+showCurl();
+loadModels();

@@ -1,0 +1,97 @@
+// A photo and its skeletons on a canvas. Image points are pixel centres: 0 is drawn at 0.5.
+
+const SIDES = { left: "#ff8c00", right: "#1e90ff", middle: "#32cd32" };
+const OUTLINE = "rgb(20 20 24 / 85%)";
+
+/** Which side of the body a keypoint is on, by its name. */
+export function sideOf(name) {
+  if (name.startsWith("left")) return "left";
+  return name.startsWith("right") ? "right" : "middle";
+}
+
+/**
+ * Draws everything, `scale` canvas pixels to an image pixel.
+ * view: { image, people, edges, threshold, lit: index or null, boxes, pending: box or null }
+ */
+export function draw(context, view, scale) {
+  const { canvas } = context;
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(view.image, 0, 0, canvas.width, canvas.height);
+  view.people.forEach((person, index) => {
+    if (index !== view.lit) drawPerson(context, person, view, scale, false);
+  });
+  if (view.lit !== null && view.people[view.lit]) {
+    drawPerson(context, view.people[view.lit], view, scale, true);
+  }
+  for (const box of view.boxes) drawBox(context, box, scale, "#ffffff", [8, 5]);
+  if (view.pending) drawBox(context, view.pending, scale, "#ffd60a", [6, 4]);
+}
+
+function drawPerson(context, person, view, scale, lit) {
+  const width = limbWidth(person, view.threshold, scale) * (lit ? 1.35 : 1);
+  const at = ({ x, y }) => [(x + 0.5) * scale, (y + 0.5) * scale];
+  const points = person.keypoints;
+  const shown = (index) => points[index].score >= view.threshold;
+  const edges = view.edges.filter(([a, b]) => shown(a) && shown(b));
+  context.lineCap = "round";
+  drawBox(context, person.box, scale, lit ? "#ffffff" : "rgb(255 255 255 / 60%)", []);
+  for (const outline of [true, false]) {
+    for (const [a, b] of edges) {
+      context.beginPath();
+      context.moveTo(...at(points[a]));
+      context.lineTo(...at(points[b]));
+      context.lineWidth = outline ? width + Math.max(2, width * 0.5) : width;
+      context.strokeStyle = outline ? OUTLINE : SIDES[sideOf(points[b].name)];
+      context.stroke();
+    }
+  }
+  points.forEach((point, index) => {
+    if (!shown(index)) return;
+    context.beginPath();
+    context.arc(...at(point), Math.max(2.5, width * 0.95), 0, 2 * Math.PI);
+    context.fillStyle = SIDES[sideOf(point.name)];
+    context.fill();
+    context.lineWidth = Math.max(1, width * 0.3);
+    context.strokeStyle = "#ffffff";
+    context.stroke();
+  });
+}
+
+function drawBox(context, [left, top, width, height], scale, colour, dash) {
+  context.save();
+  context.setLineDash(dash);
+  for (const [line, style] of [[3, OUTLINE], [1.5, colour]]) {
+    context.lineWidth = line * (window.devicePixelRatio || 1);
+    context.strokeStyle = style;
+    context.strokeRect(left * scale, top * scale, width * scale, height * scale);
+  }
+  context.restore();
+}
+
+/** Follows the size of the person, so that faces in a crowd and portraits both stay legible. */
+function limbWidth(person, threshold, scale) {
+  const sure = person.keypoints.filter((point) => point.score >= threshold);
+  const spread = (axis) => {
+    const values = sure.map((point) => point[axis]);
+    return Math.max(...values) - Math.min(...values);
+  };
+  const size = sure.length > 2 ? Math.max(spread("x"), spread("y")) : Math.max(...person.box.slice(2));
+  const ratio = window.devicePixelRatio || 1;
+  return Math.min(Math.max(size * scale * 0.016, 1.5 * ratio), 7 * ratio);
+}
+
+/** The sure keypoint next to a point of the image, no farther than `reach` pixels, or null. */
+export function nearest(people, threshold, x, y, reach) {
+  let found = null;
+  people.forEach((person, index) => {
+    for (const point of person.keypoints) {
+      const distance = Math.hypot(point.x - x, point.y - y);
+      if (point.score >= threshold && distance < reach) {
+        reach = distance;
+        found = { person: index, point };
+      }
+    }
+  });
+  return found;
+}

@@ -1,0 +1,102 @@
+// The words beside the photo: which network, which boxes, how long, and who was found.
+
+import { sideOf } from "./draw.js";
+
+const $ = (id) => document.getElementById(id);
+const PHASES = ["decode", "detect", "queue", "network"];
+
+function element(tag, { text = "", className = "" } = {}, ...children) {
+  const made = document.createElement(tag);
+  if (text) made.textContent = text;
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+/** The networks whose weights are here; the empty value is the server's default. */
+export function fillModels(select, { models, default: standard }) {
+  const chosen = select.value;
+  const usable = models.filter((model) => model.state !== "weights-missing");
+  const others = usable.filter((model) => model.name !== standard);
+  const first = new Option(`${standard} (default)`, "");
+  select.replaceChildren(first, ...others.map(({ name }) => new Option(name, name)));
+  select.value = [...select.options].some(({ value }) => value === chosen) ? chosen : "";
+}
+
+export function showAnswer(answer) {
+  $("summary").textContent = answer ? inWords(answer) : "";
+  $("bar").replaceChildren();
+  $("timing").textContent = "";
+  if (!answer) return;
+  const times = answer.timing_ms;
+  const parts = PHASES.filter((phase) => times[phase] >= 0.05);
+  for (const phase of parts) {
+    const part = element("span", { className: phase });
+    part.style.flex = `${times[phase]} 1 0`;
+    $("bar").append(part);
+  }
+  const listed = parts.map((phase) => `${phase} ${times[phase].toFixed(1)}`).join(", ");
+  $("timing").textContent = `${times.total.toFixed(1)} ms on the server: ${listed}`;
+}
+
+function inWords({ people, model, boxes_from: source, image }) {
+  const count = people.length === 1 ? "1 person" : `${people.length || "No"} people`;
+  const [kind, name] = source.split(":");
+  let boxes = "boxes drawn by you";
+  if (kind === "image") boxes = "the whole image as one box";
+  if (kind === "detector") boxes = name === model ? "boxes of its own" : `boxes from ${name}`;
+  return `${count} by ${model}, ${boxes}, ${image.width} × ${image.height} pixels`;
+}
+
+/** A list that opens to every keypoint; `light(index or null)` is told what is pointed at. */
+export function showPeople(list, answer, threshold, light) {
+  const people = answer?.people ?? [];
+  const open = new Set([...list.querySelectorAll("details[open]")].map(({ dataset }) => dataset.index));
+  $("nobody").hidden = people.length > 0;
+  list.replaceChildren(
+    ...people.map((person, index) => {
+      const row = element("li", {}, details(person, index, threshold, open.has(String(index))));
+      row.addEventListener("pointerenter", () => light(index));
+      row.addEventListener("pointerleave", () => light(null));
+      row.addEventListener("focusin", () => light(index));
+      row.addEventListener("focusout", () => light(null));
+      return row;
+    }),
+  );
+}
+
+function details(person, index, threshold, open) {
+  const sure = person.keypoints.filter((point) => point.score >= threshold).length;
+  const facts = `score ${person.score.toFixed(2)}, ${sure}/${person.keypoints.length} points`;
+  const made = element(
+    "details",
+    {},
+    element(
+      "summary",
+      {},
+      element("span", { className: "name", text: `Person ${index + 1}` }),
+      element("span", { className: "facts", text: facts }),
+    ),
+    table(person.keypoints, threshold),
+  );
+  made.dataset.index = index;
+  made.open = open;
+  return made;
+}
+
+function table(keypoints, threshold) {
+  const head = ["keypoint", "x", "y", "score"].map((text) => {
+    const cell = element("th", { text });
+    cell.scope = "col";
+    return cell;
+  });
+  const rows = keypoints.map(({ name, x, y, score }) => {
+    const title = element("th", { text: name.replaceAll("_", " "), className: `side-${sideOf(name)}` });
+    title.scope = "row";
+    const cells = [x.toFixed(1), y.toFixed(1), score.toFixed(2)];
+    const row = element("tr", {}, title, ...cells.map((text) => element("td", { text })));
+    if (score < threshold) row.className = "unsure";
+    return row;
+  });
+  return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
+}

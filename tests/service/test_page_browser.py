@@ -1,0 +1,256 @@
+"""The page in a real browser: drop a photo, see skeletons where the people are."""
+
+import base64
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from heads.image import decode_image
+from service.settings import Settings
+from tests.service.browser import Browser, missing, open_browser
+from tests.service.conftest import real_server
+from tests.service.fakes import FakeEngine
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
+
+SAMPLE = Path(__file__).parents[2] / "service" / "static" / "sample.jpg"
+
+DONE = (
+    "document.querySelector('#drop').ariaBusy === 'false' && document.querySelector('#people li')"
+)
+"""An answer is on the page, and none is awaited."""
+
+DROP = """
+    const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], arguments[1], { type: "image/jpeg" }));
+    const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+    document.querySelector("#drop").dispatchEvent(new DragEvent("drop", options));
+"""
+
+COLOURS = """
+    const canvas = document.querySelector("#canvas");
+    const context = canvas.getContext("2d");
+    const scale = canvas.width / arguments[1];
+    return arguments[0].map(([x, y]) => {
+      const at = [x, y].map((value) => Math.round((value + 0.5) * scale - 0.5));
+      return [...context.getImageData(...at, 1, 1).data].slice(0, 3);
+    });
+"""
+"""Canvas colours at points of an image whose width is the second argument."""
+
+SIDES = {"left": (255, 140, 0), "right": (30, 144, 255)}
+MIDDLE = (50, 205, 50)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(engine: FakeEngine, browser: Browser) -> Iterator[str]:
+    """The address of a fresh page in a desktop window."""
+    with real_server(Settings(), engine) as (host, port):
+        browser.resize(1280, 900)
+        browser.open(f"http://{host}:{port}/")
+        browser.wait_for("document.querySelector('#model').options.length")
+        browser.complaints()  # what earlier pages left
+        yield f"http://{host}:{port}"
+
+
+def keep(browser: Browser, name: str) -> None:
+    """Writes a screenshot where HRPOSE_SCREENSHOTS says, for people to look at."""
+    image = browser.screenshot()
+    assert decode_image(image).std() > 5  # something is on it
+    if folder := os.environ.get("HRPOSE_SCREENSHOTS"):
+        Path(folder, f"{name}.png").write_bytes(image)
+
+
+def assert_skeletons_are_drawn(browser: Browser, answer: dict[str, Any]) -> None:
+    """Holds the colours on the canvas against the keypoints of an answer."""
+    points = [point for person in answer["people"] for point in person["keypoints"]]
+    places = [(point["x"], point["y"]) for point in points]
+    colours = browser.run(COLOURS, places, answer["image"]["width"])
+    for point, colour in zip(points, colours, strict=True):
+        expected = SIDES.get(point["name"].split("_")[0], MIDDLE)
+        assert max(abs(a - b) for a, b in zip(colour, expected, strict=True)) < 25, point
+
+
+def assert_fits(browser: Browser) -> None:
+    """Nothing sticks out to the side."""
+    widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1]
+
+
+def test_a_chosen_photo_shows_its_skeletons_at_every_width(browser: Browser, page: str) -> None:
+    answer = httpx2.post(f"{page}/pose", content=SAMPLE.read_bytes()).json()
+    keep(browser, "empty")
+    browser.type_into("#file", str(SAMPLE))
+    browser.wait_for(DONE)
+    for width, height, ratio in ((1280, 900, 1.0), (390, 844, 2.0), (360, 740, 3.0)):
+        browser.resize(width, height, ratio)
+        browser.wait_for(f"document.querySelector('#canvas').clientWidth < {width}")
+        browser.run(
+            "return new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))"
+        )
+        assert_skeletons_are_drawn(browser, answer)
+        assert_fits(browser)
+        keep(browser, f"photo_{width}")
+    assert browser.complaints() == []
+
+
+def test_a_dropped_photo_shows_its_skeletons(browser: Browser, page: str) -> None:
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "it's a photo.jpg")
+    browser.wait_for(DONE)
+    answer = httpx2.post(f"{page}/pose", content=SAMPLE.read_bytes()).json()
+    assert_skeletons_are_drawn(browser, answer)
+    text = browser.run("return document.querySelector('#summary').textContent")
+    assert text == "2 people by fast, boxes from finder, 640 \N{MULTIPLICATION SIGN} 428 pixels"
+    assert "7.0 ms" in browser.run("return document.querySelector('#timing').textContent")
+    command = browser.run("return document.querySelector('#curl').textContent")
+    assert command == f"curl -F 'image=@it'\\''s a photo.jpg' \\\n  {page}/pose"
+
+
+def test_keypoints_say_their_names_when_pointed_at(browser: Browser, page: str) -> None:
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    answer = httpx2.post(f"{page}/pose", content=SAMPLE.read_bytes()).json()
+    wrist = answer["people"][1]["keypoints"][9]
+    place = browser.run(
+        "const area = document.querySelector('#canvas').getBoundingClientRect();"
+        "const scale = area.width / arguments[2];"
+        "return [area.left + arguments[0] * scale, area.top + arguments[1] * scale]",
+        wrist["x"], wrist["y"], answer["image"]["width"],
+    )  # fmt: skip
+    x, y = (round(value) for value in place)
+    browser.point({"type": "pointerMove", "x": x, "y": y})
+    browser.wait_for("!document.querySelector('#tip').hidden")
+    tip = browser.run("return document.querySelector('#tip').textContent")
+    assert tip == "left wrist 0.90 (person 2)"
+    assert browser.run("return document.querySelectorAll('#people .lit').length") == 1
+    keep(browser, "hover")
+    browser.point({"type": "pointerMove", "x": 5, "y": 5})
+    browser.wait_for("document.querySelector('#tip').hidden")
+
+
+@pytest.mark.usefixtures("page")
+def test_settings_are_asked_for_and_stand_in_the_command(
+    browser: Browser, engine: FakeEngine
+) -> None:
+    names = browser.run("return [...document.querySelector('#model').options].map((o) => o.text)")
+    assert names[:2] == ["fast (default)", "finder"]
+    assert "missing" not in names
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    browser.run(
+        "const slider = document.querySelector('#threshold');"
+        "slider.value = 0.7;"
+        "slider.dispatchEvent(new Event('input'));"
+        "slider.dispatchEvent(new Event('change'));"
+        "document.querySelector('#flip-test').click();"
+    )
+    browser.wait_for("document.querySelectorAll('#people li').length === 1")
+    command = browser.run("return document.querySelector('#curl').textContent")
+    assert "-F threshold=0.7" in command
+    assert "-F flip_test=true" in command
+    assert engine.asked[-1][1].threshold == 0.7
+    assert engine.asked[-1][1].flip_test
+
+
+@pytest.mark.usefixtures("page")
+def test_a_drawn_box_asks_for_one_person(browser: Browser, engine: FakeEngine) -> None:
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    browser.run("document.querySelector('#draw-box').click()")
+    area = browser.run(
+        "document.querySelector('#canvas').scrollIntoView();"
+        "const area = document.querySelector('#canvas').getBoundingClientRect();"
+        "return [area.left, area.top, area.width]"
+    )
+    left, top = round(area[0]), round(area[1])
+    browser.point(
+        {"type": "pointerMove", "x": left + 40, "y": top + 60},
+        {"type": "pointerDown", "button": 0},
+        {"type": "pointerMove", "x": left + 240, "y": top + 360},
+        {"type": "pointerUp", "button": 0},
+    )
+    browser.wait_for("document.querySelectorAll('#people li').length === 1")
+    (box,) = engine.asked[-1][1].boxes_xywh or ()
+    scale = 640 / area[2]
+    assert box == pytest.approx((40 * scale, 60 * scale, 200 * scale, 300 * scale), abs=2)
+    summary = browser.run("return document.querySelector('#summary').textContent")
+    assert "boxes drawn by you" in summary
+    keep(browser, "box")
+
+
+@pytest.mark.usefixtures("page")
+def test_a_problem_is_said_in_words(browser: Browser) -> None:
+    browser.run(DROP, base64.b64encode(b"no image at all").decode(), "notes.txt")
+    browser.wait_for("!document.querySelector('#problem').hidden")
+    text = browser.run("return document.querySelector('#problem').textContent")
+    assert "The image cannot be read" in text
+    assert "JPEG, PNG, WebP and BMP" in text
+    keep(browser, "problem")
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "photo.jpg")
+    browser.wait_for(DONE)
+    assert browser.run("return document.querySelector('#problem').hidden")
+
+
+@pytest.mark.usefixtures("page")
+def test_the_webcam_sends_one_frame_at_a_time(browser: Browser) -> None:
+    browser.run("document.querySelector('#webcam').click()")
+    browser.wait_for(DONE)
+    asked = "performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/pose'))"
+    browser.wait_for(f"{asked}.length > 5")
+    keep(browser, "webcam")
+    browser.run("document.querySelector('#webcam').click()")
+    spans = browser.run(f"return {asked}.map((e) => [e.startTime, e.responseEnd])")
+    assert all(start >= end for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_key_is_asked_for_and_used(browser: Browser, engine: FakeEngine) -> None:
+    with real_server(Settings(api_keys=SecretStr("apple")), engine) as (host, port):
+        browser.open(f"http://{host}:{port}/")
+        browser.wait_for("!document.querySelector('#key-form').hidden")
+        browser.type_into("#key", "apple\n")
+        browser.wait_for("document.querySelector('#model').options.length")
+        browser.run("document.querySelector('#sample').click()")
+        browser.wait_for(DONE)
+        command = browser.run("return document.querySelector('#curl').textContent")
+    assert "$HRPOSE_KEY" in command
+    assert "apple" not in command
+
+
+def test_the_pages_are_complete_in_the_dark(browser: Browser, page: str) -> None:
+    browser.prefer_dark()
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    browser.run("document.querySelector('#people details').open = true")
+    keep(browser, "dark")
+    browser.open(f"{page}/docs")
+    browser.wait_for("document.querySelectorAll('section').length > 10")
+    assert "POST/pose" in browser.run("return document.querySelector('#doc').textContent")
+    for width in (1280, 360):
+        browser.resize(width, 900)
+        assert_fits(browser)
+    keep(browser, "docs")
+    assert browser.complaints() == []
+
+
+def test_nothing_is_fetched_from_elsewhere(browser: Browser, page: str) -> None:
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    names = browser.run("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert len(names) > 5
+    assert all(name.startswith((page, "blob:", "data:")) for name in names)

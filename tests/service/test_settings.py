@@ -1,0 +1,71 @@
+"""Settings: from the environment, checked, each with a word of help."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.settings import Settings
+
+
+def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "host": "0.0.0.0",
+        "port": "80",
+        "device": "cuda:1",
+        "max_upload_mb": "0.5",
+        "api_keys": "a,b",
+        "log_level": "debug",
+    }.items():
+        monkeypatch.setenv(f"HRPOSE_{name.upper()}", value)
+    settings = Settings()
+    assert (settings.host, settings.port, settings.device) == ("0.0.0.0", 80, "cuda:1")
+    assert settings.max_upload_bytes == 2**19
+    assert settings.keys == ("a", "b")
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert (settings.max_upload_mb, settings.max_megapixels, settings.max_people) == (16, 50, 100)
+    assert settings.keys == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("device", "tpu"),
+        ("device", "cuda:x"),
+        ("threads", "-1"),
+        ("max_batch", "0"),
+        ("max_wait_ms", "nan"),
+        ("max_queue", "0"),
+        ("max_upload_mb", "0"),
+        ("max_megapixels", "inf"),
+        ("max_people", "0"),
+        ("timeout_s", "0"),
+        ("max_requests", "0"),
+        ("drain_s", "-1"),
+        ("log_level", "loud"),
+        ("model", ""),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"HRPOSE_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        Settings(prot=80)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_a_plain_value_with_a_word_of_help(name: str) -> None:
+    field = Settings.model_fields[name]
+    assert field.description
+    assert field.description.endswith(".")
+    assert isinstance(field.default, str | int | float | SecretStr)
