@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -128,16 +128,22 @@ async def _read_form(request: Request, max_bytes: int) -> Upload:
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidParameter("body", f"the form cannot be read: {error.message}") from None
+    try:
+        return await _upload_of(form)
+    finally:
+        await form.close()
+
+
+async def _upload_of(form: FormData) -> Upload:
     image = None
     pairs: list[Pair] = []
     for name, value in form.multi_items():
-        if name == "image" and isinstance(value, UploadFile):
-            image = await value.read()
-        elif name == "image":
-            raise InvalidParameter("image", "send the image as a file: curl -F image=@photo.jpg")
-        else:
+        if name != "image":
             pairs.append((name, value))
-    await form.close()
+        elif isinstance(value, UploadFile):
+            image = await value.read()
+        else:
+            raise InvalidParameter("image", "send the image as a file: curl -F image=@photo.jpg")
     if image is None:
         raise _no_image(pairs, "the form has no file `image`; send curl -F image=@photo.jpg")
     return Upload(image, tuple(pairs))

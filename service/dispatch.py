@@ -32,8 +32,7 @@ class Place:
             async with asyncio.timeout(self.job.remaining_s):
                 return await reading
         except TimeoutError:
-            self.job.check()
-            raise
+            raise self._too_late() from None
 
     async def run(self, work: Callable[[], T], client_gone: Callable[[], Awaitable[None]]) -> T:
         """Runs blocking work in a thread.
@@ -55,11 +54,14 @@ class Place:
                 return running.result()
             if watching.done():
                 raise Cancelled("the client went away")
-            raise DeadlineExceeded(f"not answered within {self.job.timeout_s:g} s")
+            raise self._too_late()
         finally:
             watching.cancel()
             if not running.done():
                 self.job.cancel()
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"not answered within {self.job.timeout_s:g} s")
 
     def when_ended(self, call: Callable[[], None]) -> None:
         """Calls when no thread works for this request any more: now, or as soon as it ends."""

@@ -64,4 +64,5 @@ class Guard:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - start
             self._metrics.count(route, status, seconds)
-            log.debug("%s %s %d %.3f s", scope["method"], route, status, seconds)
+            level = logging.INFO if is_work else logging.DEBUG
+            log.log(level, "%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("hrpose")
 
 LOADING_RETRY_S = 5.0
+
+LOADING_GRACE_S = 5.0
+"""How long the end of the server waits for networks that are still being loaded."""
 
 
 class PoseEngine(Protocol):
@@ -102,24 +106,30 @@ class Serving:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Loads in the background, so that liveness is answered meanwhile; closes at the end."""
-        loading = asyncio.create_task(self._load())
+        # A daemon, so that a download that is under way does not keep a process from ending.
+        loading = threading.Thread(target=self._load, name="loading", daemon=True)
+        loading.start()
         try:
             yield
         finally:
             self.drain()
-            await loading
-            await asyncio.to_thread(self._dispatcher.close)
-            await asyncio.to_thread(self.engine.close)
+            await asyncio.to_thread(self._close, loading)
 
-    async def _load(self) -> None:
+    def _load(self) -> None:
         try:
-            await asyncio.to_thread(self.engine.start)
-        except Exception as error:  # the top of a task: whoever runs the server looks at it
+            self.engine.start()
+        except Exception as error:  # the top of a thread: whoever runs the server looks at it
             self.failure = error
-            log.exception("the networks could not be loaded")
+            log.error("the networks could not be loaded: %s", error)
             return
         self._started = True
         log.info("ready")
+
+    def _close(self, loading: threading.Thread) -> None:
+        self._dispatcher.close()
+        loading.join(LOADING_GRACE_S)
+        if not loading.is_alive():
+            self.engine.close()
 
     def drain(self) -> None:
         """New requests are refused from now on; accepted ones are finished."""
