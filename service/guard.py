@@ -61,7 +61,7 @@ class Guard:
                 await response(scope, receive, guarded_send)
         finally:
             self._serving.active_requests -= is_work
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - start
             self._metrics.count(route, status, seconds)
             level = logging.INFO if is_work else logging.DEBUG

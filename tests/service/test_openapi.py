@@ -109,7 +109,7 @@ def test_metrics_count_requests_and_batches(client: TestClient, photo: bytes) ->
     for line in (
         'hrpose_requests_total{route="/pose",status="200"} 1.0',
         'hrpose_requests_total{route="/pose",status="400"} 1.0',
-        'hrpose_requests_total{route="unmatched",status="404"} 1.0',
+        'hrpose_requests_total{route="other",status="404"} 1.0',
         'hrpose_request_seconds_count{route="/pose"} 2.0',
         'hrpose_shared_batches_total{model="fast"} 1.0',
         'hrpose_queue_crops{model="fast"} 2.0',
