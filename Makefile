@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/street.jpg
 
-.PHONY: install serve test test-all check fmt bench clean browser
+.PHONY: install docs serve test test-all check fmt bench clean browser
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,9 @@ check: $(VENV)/dev.stamp
 fmt: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/hrpose settings > docs/configuration.md
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench

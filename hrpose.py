@@ -58,7 +58,8 @@ __all__ = [
     "read_image",
 ]
 
-out = Console()
+# A pipe has no width of its own; rows are not to be cut to 80 columns there.
+out = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
 # ------------------------------------------------------------------------------------ Python API
@@ -235,16 +236,18 @@ def predict(
 
 @app.command("models")
 def list_models(json_file: JsonOption = None) -> None:
-    """List every network by name: what it does, its state, scores and licence."""
+    """List every network by name: what it does, its state and score; --json has all of it."""
     engine = Engine()
-    table = Table("name", "task", "state", "network", "input", "scores", "licence", box=None)
+    table = Table(box=None)
+    for column in ("name", "task", "state", "network", "input", "score"):
+        table.add_column(column, no_wrap=True)
     infos = engine.models()
     for info in infos:
         size = "x".join(map(str, info.input_size or ()))
-        scores = ", ".join(f"{k} {v}" for k, v in info.scores.items())
         name = f"{info.name} (default)" if info.is_default else info.name
+        score = next((str(value).split(",")[0] for value in info.scores.values()), "")
         network = f"{info.backbone}+{info.head}"
-        table.add_row(name, info.task, info.state, network, size, scores, info.licence)
+        table.add_row(name, info.task, info.state, network, size, score)
     out.print(table)
     _write_json(json_file, {"models": [_info_json(info) for info in infos]})
 
@@ -400,6 +403,35 @@ def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:
         shown = [f"{value:.3f}" for value in values]
         table.add_row(row.model, row.boxes, *shown, str(row.people), str(row.answers))
     return table
+
+
+@app.command("settings")
+def list_settings() -> None:
+    """Print the server's settings as a Markdown table (docs/configuration.md)."""
+    typer.echo(configuration_page(), nl=False)
+
+
+def configuration_page() -> str:
+    """The page docs/configuration.md: every setting, its flag, variable, default and meaning."""
+    from service.settings import Settings
+
+    rows = [
+        f"| `--{name.replace('_', '-')}` | `HRPOSE_{name.upper()}` | `{field.default}` "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(
+        [
+            "# Configuration",
+            "",
+            "Every setting of `hrpose serve`; a flag wins over its variable. Made by `make docs`.",
+            "",
+            "| flag | variable | default | meaning |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def _parse_boxes(text: str) -> list[Box]:

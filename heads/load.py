@@ -6,7 +6,7 @@ from heads import zoo
 from heads.checkpoint import load_network
 from heads.errors import CheckpointError
 from heads.network import Network, build
-from heads.spec import NetworkSpec, default_spec, parse_network_name
+from heads.spec import NetworkSpec, default_spec
 from models.errors import SpecError
 from models.weights import load_strict, read_state, rename
 
@@ -62,13 +62,20 @@ def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
         raise SpecError(
             f"{entry.name} is a {entry.task} network; only pose networks are served yet"
         )
-    parse_network_name(entry.network)
     spec = default_spec(entry.network, input_size=entry.input_size)
+    # Published recipes widen the Gaussian, and DARK's blur with it, at the larger input.
+    large = entry.input_size[0] >= 384
     return spec.model_copy(
         update={
             "name": entry.name,
             "alignment": entry.alignment,
-            "codec": spec.codec.model_copy(update={"refine": entry.refine}),
+            "codec": spec.codec.model_copy(
+                update={
+                    "refine": entry.refine,
+                    "sigma": 3.0 if large else 2.0,
+                    "blur_kernel": 17 if large else 11,
+                }
+            ),
             "normalisation": spec.normalisation.model_copy(
                 update={"channel_order": entry.channel_order}
             ),

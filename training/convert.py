@@ -50,7 +50,7 @@ MOVENET_MULTIPOSE = NetworkSpec(
     head=CenterHead(boxes=True, shift_px=-0.25, max_people=30),
     input_size=(256, 256),
     normalisation=_MOVENET_INPUT,
-    threshold=0.11,
+    threshold=0.08,
     provenance=Provenance(
         origin="MoveNet MultiPose Lightning v1, Google (TensorFlow Hub), converted",
         licence="Apache-2.0",
@@ -66,7 +66,7 @@ MOVENET_THUNDER = NetworkSpec(
     head=CenterHead(boxes=False, shift_px=-0.35),
     input_size=(256, 256),
     normalisation=_MOVENET_INPUT,
-    threshold=0.11,
+    threshold=0.08,
     provenance=Provenance(
         origin="MoveNet SinglePose Thunder v4, Google (TensorFlow Hub), converted",
         licence="Apache-2.0",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from heads.suppression import oks_nms
 
 from heads.center_codec import PeopleMaps
 from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
 from heads.image import fits, warp
 from heads.person import FloatArray, Person, person_score
 from heads.spec import NetworkSpec
+from heads.suppression import oks_nms
 from models.errors import ShapeError
 from service.errors import InvalidParameter
 from service.inference.answers import Box, Image, PoseOptions
@@ -162,7 +162,7 @@ class Pipeline:
             )
         people, timing = network.find(image, job)
         return Found(
-            _best(people, options, self.spec.threshold),
+            _best(people, self._least_score(options), options.max_people),
             f"detector:{self.spec.name}",
             {"detect": 0.0, "queue": timing.queue, "network": timing.network},
         )
@@ -180,7 +180,7 @@ class Pipeline:
         ]
         if boxes_from != "client":
             people = _without_repeats(people, self.spec.skeleton.sigmas)
-            found = _best(people, options, self.spec.threshold)
+            found = _best(people, self._least_score(options), options.max_people)
         else:
             # One answer a box, in the order sent; only an explicit threshold drops any.
             found = tuple(p for p in people if p.score >= (options.threshold or 0.0))
@@ -189,6 +189,9 @@ class Pipeline:
             boxes_from,
             {"detect": detect_ms, "queue": timing.queue, "network": timing.network},
         )
+
+    def _least_score(self, options: PoseOptions) -> float:
+        return self.spec.threshold if options.threshold is None else options.threshold
 
     def _boxes(
         self, image: Image, options: PoseOptions, job: Job
@@ -201,9 +204,9 @@ class Pipeline:
         if self.detector is None:
             return [(0.0, 0.0, float(width), float(height))], [None], "image"
         people, _ = self.detector.find(image, job)
-        people = [
-            p for p in people if (p.box_score or 0.0) >= MIN_BOX_SCORE and _has_area(p.box_xywh)
-        ]
+        # A person's score is at most the box's, so lower boxes cannot be answered.
+        least = max(MIN_BOX_SCORE, self._least_score(options))
+        people = [p for p in people if (p.box_score or 0.0) >= least and _has_area(p.box_xywh)]
         return (
             [p.box_xywh for p in people],
             [p.box_score for p in people],
@@ -235,11 +238,10 @@ def _people_of(found: PeopleMaps, view: Crop, image: Image) -> list[Person]:
     return people
 
 
-def _best(people: Sequence[Person], options: PoseOptions, threshold: float) -> tuple[Person, ...]:
-    """Those of at least the asked (or the network's own) score, best first."""
-    least = threshold if options.threshold is None else options.threshold
-    kept = sorted((p for p in people if p.score >= least), key=lambda p: -p.score)
-    return tuple(kept[: options.max_people])
+def _best(people: Sequence[Person], least_score: float, max_people: int) -> tuple[Person, ...]:
+    """Those of at least that score, best first."""
+    kept = sorted((p for p in people if p.score >= least_score), key=lambda p: -p.score)
+    return tuple(kept[:max_people])
 
 
 def _without_repeats(people: list[Person], sigmas: Sequence[float]) -> list[Person]:
