@@ -258,8 +258,7 @@ def _from_mirror(url: str, part: Path, sha256: str, progress: bool) -> str | Non
         try:
             _fetch(url, part, progress)
         except requests.HTTPError as error:
-            assert error.response is not None  # raise_for_status is given one
-            code = error.response.status_code
+            code = error.response.status_code if error.response is not None else 0
             failure = f"HTTP {code}"
             if code < 500 and code not in (408, 429):
                 return failure
