@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -245,11 +245,19 @@ def list_models(json_file: JsonOption = None) -> None:
     for info in infos:
         size = "x".join(map(str, info.input_size or ()))
         name = f"{info.name} (default)" if info.is_default else info.name
-        score = next((str(value).split(",")[0] for value in info.scores.values()), "")
         network = f"{info.backbone}+{info.head}"
-        table.add_row(name, info.task, info.state, network, size, score)
+        table.add_row(name, info.task, info.state, network, size, _short_score(info.scores))
     out.print(table)
     _write_json(json_file, {"models": [_info_json(info) for info in infos]})
+
+
+def _short_score(scores: Mapping[str, float | str]) -> str:
+    """The first score, and whose measurement it is; --json and the model cards have the others."""
+    for value in scores.values():
+        if isinstance(value, str):
+            return f"{value.split(',')[0]} (published)"
+        return f"AP {value:.3f} (docs/scores.md)"
+    return ""
 
 
 @app.command()
