@@ -96,6 +96,7 @@ class PoseNetwork:
         ran = self.batcher.run(inputs, job)
         points, scores = self._decode([r.maps for r in ran], flip_test)
         points = np.stack([crop.to_image(p) for crop, p in zip(crops, points, strict=True)])
+        scores = scores.clip(0, 1)  # heights of heatmaps are only about in that range
         return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32), Timing.of(
             ran
         )
@@ -183,7 +184,8 @@ class Pipeline:
             found = _best(people, self._least_score(options), options.max_people)
         else:
             # One answer a box, in the order sent; only an explicit threshold drops any.
-            found = tuple(p for p in people if p.score >= (options.threshold or 0.0))
+            least = options.threshold
+            found = tuple(p for p in people if least is None or p.score >= least)
         return Found(
             found,
             boxes_from,

@@ -1,0 +1,184 @@
+"""The front door: the Python names others build on, and the command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hrpose
+from heads.checkpoint import save_checkpoint
+from heads.errors import CheckpointError, WeightsMissing
+from heads.image import decode_image, encode_image
+from heads.network import build
+from heads.spec import default_spec
+from models.errors import ShapeError, UnknownName
+from service.errors import InvalidParameter
+from tests.conftest import ROOT
+
+STREET = ROOT / "docs" / "street.jpg"
+
+
+@pytest.fixture(scope="module")
+def estimator() -> hrpose.Estimator:
+    return hrpose.load("default")
+
+
+def run(*arguments: str | Path, ok: bool = True) -> str:
+    result = CliRunner().invoke(hrpose.app, [str(a) for a in arguments])
+    assert (result.exit_code == 0) == ok, (result.output, result.exception)
+    return result.output
+
+
+def test_default_finds_people_in_a_photograph(estimator: hrpose.Estimator, street: Any) -> None:
+    assert estimator.spec.name == "movenet_thunder"
+    people = estimator.predict(street)
+    assert len(people) == 3
+    assert all(p.keypoints.shape == (17, 3) and p.keypoints.dtype == np.float32 for p in people)
+    given = estimator.predict(street, [people[0].box_xywh])
+    assert len(given) == 1
+    np.testing.assert_allclose(given[0].keypoints, people[0].keypoints, atol=1e-3)
+
+
+def test_the_network_is_a_torch_module() -> None:
+    hrnet = hrpose.load("hrnet_w18_small")
+    assert isinstance(hrnet.network, torch.nn.Module)
+    height, width = hrnet.spec.input_size
+    with torch.inference_mode():
+        maps = hrnet.network(torch.zeros(2, 3, height, width))
+    assert maps.shape == (2, 17, height // 4, width // 4)
+
+
+def test_a_checkpoint_of_ones_own_is_served_without_configuration(
+    tmp_path: Path, street: Any
+) -> None:
+    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(path, spec, build(spec).state_dict())
+    own = hrpose.load(path)
+    assert own.spec == spec
+    assert len(own.predict(street, [(10, 10, 100, 200)])) == 1
+
+
+def test_a_public_file_needs_to_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(build(default_spec("resnet18+simple")).state_dict(), path)
+    loaded = hrpose.load(path, network="resnet18+simple")
+    assert (loaded.spec.alignment, loaded.spec.codec.refine) == ("legacy", "quarter")
+    with pytest.raises(CheckpointError, match=r"pass network='<backbone>\+<head>'"):
+        hrpose.load(path)
+
+
+def test_unknown_and_missing_networks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path))
+    with pytest.raises(UnknownName, match=r"'hrnet_w99'.*movenet_thunder"):
+        hrpose.load("hrnet_w99")
+    with pytest.raises(WeightsMissing, match="hrpose weights get hrnet_w32"):
+        hrpose.load("hrnet_w32")
+
+
+def test_what_is_no_image_or_box_is_refused(estimator: hrpose.Estimator, street: Any) -> None:
+    with pytest.raises(ShapeError, match="RGB uint8"):
+        estimator.predict(street.astype(np.float32))
+    for box in ((0, 0, 0, 10), (float("nan"), 0, 10, 10), (9000, 0, 10, 10)):
+        with pytest.raises(InvalidParameter, match="box"):
+            estimator.predict(street, [box])
+
+
+def test_create_backbone_builds_only_what_is_asked_for() -> None:
+    backbone = hrpose.create_backbone("hrnet_w32", strides=(4,))
+    assert [spec.stride for spec in backbone.specs] == [4]
+
+
+def test_predict_draws_and_writes(tmp_path: Path) -> None:
+    output = run("predict", STREET, "--out", tmp_path, "--json", tmp_path / "a.json")
+    assert "3 people" in output
+    drawn = decode_image((tmp_path / "street.png").read_bytes())
+    assert drawn.shape == (428, 640, 3)
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert answer["model"] == "movenet_thunder"
+    assert answer["photos"][0]["people"][0]["keypoints"][0]["name"] == "nose"
+
+
+def test_predict_takes_boxes(tmp_path: Path) -> None:
+    run("predict", STREET, "--boxes", "[[326,174,71,197]]", "--json", tmp_path / "a.json")
+    people = json.loads((tmp_path / "a.json").read_text())["photos"][0]["people"]
+    assert [p["box"] for p in people] == [[326, 174, 71, 197]]
+    assert "boxes are" in run("predict", STREET, "--boxes", "[[1,2]]", ok=False)
+
+
+def test_profile_prints_the_published_cost(tmp_path: Path) -> None:
+    output = run("profile", "hrnet_w32+simple", "--json", tmp_path / "p.json")
+    assert "28,536,113 parameters, 7.645 G multiply-adds" in output
+    assert json.loads((tmp_path / "p.json").read_text())["multiply_adds"] == 7_645_003_776
+
+
+def test_models_lists_every_network(tmp_path: Path) -> None:
+    output = run("models", "--json", tmp_path / "m.json")
+    assert "movenet_thunder (default)" in output
+    models = {m["name"]: m for m in json.loads((tmp_path / "m.json").read_text())["models"]}
+    assert models["hrnet_w48"]["state"] in ("weights-missing", "available")
+    assert models["movenet_multipose"]["task"] == "people"
+
+
+def test_embedded_weights_verify() -> None:
+    output = run("weights", "verify", "movenet_thunder", "movenet_multipose", "hrnet_w18_small")
+    assert output.count("ok") == 3
+
+
+def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
+    estimator = hrpose.load("default")
+    image = np.ascontiguousarray(decode_image(STREET.read_bytes()))
+    people = estimator.predict(image)
+    annotations = [
+        {
+            "id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 17,
+            "bbox": list(p.box_xywh), "area": p.box_xywh[2] * p.box_xywh[3] * 0.5,
+            "keypoints": [v for x, y, _ in p.keypoints for v in (float(x), float(y), 2)],
+        }
+        for i, p in enumerate(people)
+    ]  # fmt: skip
+    names = list(hrpose.COCO_17.keypoints)
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 640, "height": 428}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": names}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "a.png").write_bytes(encode_image(image, "png"))
+    common = ("evaluate", "--annotations", tmp_path / "truth.json", "--images", tmp_path)
+    wanted = ("--model", "default", "--json", tmp_path / "s.json", "--results", tmp_path / "r")
+    for boxes, words in (("gt", "annotated boxes"), ("detector", "boxes of movenet_multipose")):
+        assert words in run(*common, *wanted, "--boxes", boxes)
+        (scores,) = json.loads((tmp_path / "s.json").read_text())["scores"]
+        assert scores["ap"] > 0.99
+        assert scores["boxes"] == words
+        written = json.loads((tmp_path / "r" / f"movenet_thunder.{boxes}.json").read_text())
+        assert len(written) >= 3
+
+
+def test_errors_are_one_line_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    monkeypatch.setattr("sys.argv", ["hrpose", "predict", str(tmp_path / "x.jpg")])
+    with pytest.raises(SystemExit) as stopped:
+        hrpose.main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "x.jpg: not an image" in said
+    assert "Traceback" not in said
+
+
+def test_the_settings_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == hrpose.configuration_page(), "run `make docs`"
+
+
+def test_a_setting_that_cannot_be_meant_is_refused() -> None:
+    assert "port" in run("serve", "--port", "99999", ok=False)
