@@ -1,0 +1,43 @@
+# The server with its networks inside. CPU by default; for CUDA:
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 -t hrpose:cuda .
+# A read-only root works:  docker run --read-only --tmpfs /tmp -p 8000:8000 hrpose
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/hrpose
+
+# What changes least comes first: torch, the other dependencies, then the code.
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
+RUN /opt/hrpose/bin/pip install --index-url "$TORCH_INDEX" $(grep '^torch' requirements.txt)
+RUN /opt/hrpose/bin/pip install -r requirements.txt
+COPY README.md LICENSE NOTICE hrpose.py ./
+COPY models models/
+COPY heads heads/
+COPY service service/
+COPY training training/
+RUN /opt/hrpose/bin/pip install --no-deps .
+
+FROM python:${PYTHON}-slim
+# Downloaded weights are all that is ever written, besides /tmp.
+RUN useradd --system --uid 10001 --user-group --home-dir /var/cache/hrpose hrpose \
+    && install -d -o hrpose -g hrpose /var/cache/hrpose
+COPY --from=build /opt/hrpose /opt/hrpose
+# Threads of OpenMP that wait must sleep: spinning takes the cores from decoding and HTTP.
+ENV PATH=/opt/hrpose/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    OMP_WAIT_POLICY=passive \
+    GOMP_SPINCOUNT=0 \
+    HRPOSE_CACHE=/var/cache/hrpose \
+    HRPOSE_HOST=0.0.0.0
+VOLUME ["/var/cache/hrpose"]
+WORKDIR /var/cache/hrpose
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('HRPOSE_PORT', '8000')), timeout=2); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
+CMD ["hrpose", "serve"]
