@@ -77,14 +77,22 @@ def keep(browser: Browser, name: str) -> None:
         Path(folder, f"{name}.png").write_bytes(image)
 
 
-def assert_skeletons_are_drawn(browser: Browser, answer: dict[str, Any]) -> None:
-    """Holds the colours on the canvas against the keypoints of an answer."""
+def drawn_points(browser: Browser, answer: dict[str, Any]) -> list[tuple[dict[str, Any], bool]]:
+    """Each keypoint of an answer, and whether the canvas has its colour there."""
     points = [point for person in answer["people"] for point in person["keypoints"]]
     places = [(point["x"], point["y"]) for point in points]
     colours = browser.run(COLOURS, places, answer["image"]["width"])
-    for point, colour in zip(points, colours, strict=True):
-        expected = SIDES.get(point["name"].split("_")[0], MIDDLE)
-        assert max(abs(a - b) for a, b in zip(colour, expected, strict=True)) < 25, point
+    expected = [SIDES.get(point["name"].split("_")[0], MIDDLE) for point in points]
+    return [
+        (point, max(abs(a - b) for a, b in zip(colour, right, strict=True)) < 25)
+        for point, colour, right in zip(points, colours, expected, strict=True)
+    ]
+
+
+def assert_skeletons_are_drawn(browser: Browser, answer: dict[str, Any]) -> None:
+    """Holds the colours on the canvas against the keypoints of an answer."""
+    for point, drawn in drawn_points(browser, answer):
+        assert drawn, point
 
 
 def assert_fits(browser: Browser) -> None:
