@@ -44,4 +44,4 @@ class WeightsMissing(CheckpointError):
 
 
 class DownloadError(CheckpointError):
-    """Weights could not be fetched, or what came has another hash; nothing was kept."""
+    """Weights could not be fetched, or what came has another hash; no file counts as whole."""

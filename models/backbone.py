@@ -6,8 +6,8 @@ registers its variants with `@register(...)`; `create_backbone` builds one by na
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +37,7 @@ class Facts:
     parameters counts learnable numbers, multiply_adds those of one image of input_size
     (height, width), both without any head. strides are those it can be asked for.
     weights_origin and weights_licence are about the weights its authors published.
+    classification_options are those under which it builds what the paper's classifier needs.
     """
 
     paper: str
@@ -46,6 +47,7 @@ class Facts:
     weights_origin: str
     weights_licence: str
     strides: tuple[int, ...] = (4, 8, 16, 32)
+    classification_options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):
@@ -54,7 +56,10 @@ class Backbone(nn.Module):
     specs: what `forward` returns, map for map.
     unbuilt: how the names of those tensors start which the paper's network has and this one was
         not asked for; a public file may hold them.
+    classification_strides: the maps that the paper's classifier reads.
     """
+
+    classification_strides: tuple[int, ...] = (32,)
 
     def __init__(self, specs: Sequence[FeatureSpec], unbuilt: Sequence[str] = ()) -> None:
         super().__init__()
@@ -64,6 +69,19 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W], sides multiples of 32 -> maps [N, channels, H / stride, W / stride]."""
         raise NotImplementedError
+
+    def classification_neck(self, classes: int) -> nn.Module | None:
+        """What the paper's classifier has between the maps and the pooling; None: nothing.
+
+        A module from the list of maps of `classification_strides` to [N, C, h, w], which has the
+        attribute `out_channels` = C. classes: for papers that classify before they pool.
+        """
+        del classes
+        return None
+
+    def classification_layers(self, channels: int, classes: int) -> nn.Module:
+        """What the paper's classifier has behind the pooling: [N, channels] -> [N, classes]."""
+        return nn.Linear(channels, classes)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse what is not [N, 3, H, W] with sides that are multiples of 32."""
@@ -104,13 +122,21 @@ def register(
     weights_origin: str,
     weights_licence: str,
     strides: tuple[int, ...] = (4, 8, 16, 32),
+    classification_options: Mapping[str, object] | None = None,
 ) -> Callable[[Build], Build]:
     """Put the decorated function into the table under its own name, with its `Facts`.
 
     The function takes `strides` and its options as keywords, all with defaults.
     """
     facts = Facts(
-        paper, input_size, parameters, multiply_adds, weights_origin, weights_licence, strides
+        paper,
+        input_size,
+        parameters,
+        multiply_adds,
+        weights_origin,
+        weights_licence,
+        strides,
+        classification_options or {},
     )
 
     def put(build: Build) -> Build:

@@ -115,6 +115,8 @@ class HRNet(Backbone):
     blocks: BasicBlocks of a branch in a module.
     """
 
+    classification_strides = STRIDES
+
     def __init__(
         self,
         width: int,
@@ -157,6 +159,11 @@ class HRNet(Backbone):
         self.transition3 = _new_branch(widths, 3)
         self.stage4 = _stage(widths, modules[2], blocks, outputs, upsample)
         initialise(self)
+
+    def classification_neck(self, classes: int) -> "ClassificationNeck":
+        """The channel-increasing head of the paper's classifier."""
+        del classes
+        return ClassificationNeck(self.specs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> the asked maps, finest first."""

@@ -162,6 +162,7 @@ def _output_stride(block: int) -> int | None:
     multiply_adds=279_423_872,
     weights_origin="torchvision (ImageNet)",
     weights_licence="BSD-3-Clause",
+    classification_options={"head_conv": True},
 )
 def mobilenet_v2(
     strides: Sequence[int] = STRIDES,
