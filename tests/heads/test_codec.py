@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heads.codec import HeatmapCodec, Refine
-from heads.geometry import Crop
+from heads.geometry import Alignment, Crop, flip_heatmaps
+from heads.skeleton import COCO_17
 from models.errors import ShapeError
 
 SIZE, CELLS = (256, 192), (64, 48)
@@ -176,3 +177,27 @@ def test_maps_of_another_size_are_refused() -> None:
         HeatmapCodec(SIZE, CELLS).decode(np.zeros((1, 17, 48, 64), np.float32))
     with pytest.raises(ShapeError, match="do not fit"):
         HeatmapCodec(SIZE, CELLS).encode(np.zeros((3, 2)), np.zeros(4))
+
+
+def test_flip_test_and_decoding_together_are_the_official_evaluation(
+    legacy: Any, fill: Any
+) -> None:
+    """The official validation loop: flip back, shift, average, quarter offset, map to the image."""
+    for case in legacy["legacy"]["validate"]:
+        maps = reference_maps(fill, case["heatmaps"])
+        if case["flip_test"]:
+            mirrored = reference_maps(fill, case["heatmaps_of_flipped_input"])
+            alignment: Alignment = "legacy" if case["shift_heatmap"] else "udp"
+            maps = (maps + flip_heatmaps(mirrored, COCO_17.flip_order, alignment)) / 2
+        h, w = maps.shape[2:]
+        refine: Refine = "quarter" if case["post_process"] else "none"
+        codec = HeatmapCodec((4 * h, 4 * w), (h, w), "legacy", refine=refine)
+        points, scores = codec.decode(maps)
+        np.testing.assert_allclose(scores, np.reshape(case["maxvals"], scores.shape), rtol=1e-5)
+        for found, center, scale, expected in zip(
+            points, case["center"], case["scale"], case["preds"], strict=True
+        ):
+            width, height = scale[0] * 200, scale[0] * 200 * h / w
+            box = (center[0] - width / 2, center[1] - height / 2, width, height)
+            crop = Crop.around(box, (4 * h, 4 * w), alignment="legacy", padding=1.0)
+            np.testing.assert_allclose(crop.to_image(found), expected, atol=1e-3)
