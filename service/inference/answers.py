@@ -51,6 +51,45 @@ class PoseAnswer:
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ClassScore:
+    """A class and how likely it is."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifyAnswer:
+    """What a photograph shows, likeliest first.
+
+    random_weights: True where the network was never trained, so the answer means nothing.
+    """
+
+    model: str
+    classes: tuple[ClassScore, ...]
+    random_weights: bool
+    image: Image
+    timing_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentAnswer:
+    """The class of every pixel.
+
+    class_map: uint8 [H, W], the size of the upright image; an index into class_names and palette.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    class_map: npt.NDArray[np.uint8]
+    random_weights: bool
+    image: Image
+    timing_ms: dict[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class DetectAnswer:
     """Where people are: boxes_xywh and scores, best first."""
