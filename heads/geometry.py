@@ -84,6 +84,18 @@ class Crop:
         padded = tuple(math.ceil(side / multiple) * multiple for side in (rows, columns))
         return cls(matrix, (padded[0], padded[1]))
 
+    @classmethod
+    def middle(cls, image_size: Size, input_size: Size, share: float) -> Self:
+        """The middle of an image in the input's shape; `share` of its tighter side is shown."""
+        height, width = image_size
+        scale = max(input_size[0] / height, input_size[1] / width) / share
+        offsets = [
+            (shown - 1) / 2 - scale * (whole - 1) / 2
+            for shown, whole in ((input_size[1], width), (input_size[0], height))
+        ]
+        matrix = np.array([[scale, 0, offsets[0]], [0, scale, offsets[1]]], dtype=np.float64)
+        return cls(matrix, input_size)
+
     @property
     def scale(self) -> float:
         """Input pixels an image pixel, the geometric mean of both axes."""

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from heads import spec as specs
 from heads.center import CenterHead, PyramidNeck
+from heads.classify import ClassificationHead
 from heads.heatmap import DeconvHead, FuseHead, SimpleHead
-from models.backbone import Backbone, create_backbone
+from heads.segment import FpnSegmentationHead, SegmentationHead
+from models.backbone import Backbone, create_backbone, facts
 from models.errors import ShapeError, SpecError
 
 Maps = Tensor | dict[str, Tensor]
-"""Heatmaps [N, K, h, w], or a center network's maps by name."""
+"""Heatmaps [N, K, h, w], logits [N, classes] or [N, classes, h, w]; a center network's by name."""
 
 
 class Network(nn.Module):
@@ -58,6 +60,14 @@ def build(spec: specs.NetworkSpec) -> Network:
         case specs.CenterHead(channels=widths, tower=tower, boxes=boxes):
             neck = PyramidNeck(backbone.specs, widths)
             head = CenterHead(neck.out_channels, keypoints, tower, boxes)
+        case specs.ClassifyHead(pool=pool):
+            neck = backbone.classification_neck(len(spec.classes))
+            last = backbone.specs[-1].channels if neck is None else _width(neck)
+            head = ClassificationHead(backbone, last, len(spec.classes), pool)
+        case specs.SegmentHead(align_corners=align_corners):
+            head = SegmentationHead(backbone.specs, len(spec.classes), align_corners)
+        case specs.FpnHead(channels=width):
+            head = FpnSegmentationHead(backbone.specs, len(spec.classes), width)
         case _:
             assert_never(spec.head)
     return Network(spec, backbone, head, neck)
@@ -68,12 +78,25 @@ def _backbone(spec: specs.NetworkSpec) -> Backbone:
     needed = specs.HEAD_STRIDES[spec.head.kind]
     try:
         options: dict[str, Any] = dict(spec.backbone.options)
+        known = facts(spec.backbone.name)
+        if spec.task == "classify":
+            options = dict(known.classification_options) | options
+        elif spec.task == "segment":
+            options = dict(known.segmentation_options) | options
         return create_backbone(spec.backbone.name, strides=needed, **options)
     except SpecError as error:
+        if needed is None:
+            raise
         strides = ", ".join(map(str, needed))
         raise SpecError(
             f"a {spec.head.kind} head needs maps of stride {strides}: {error}"
         ) from error
+
+
+def _width(neck: nn.Module) -> int:
+    width = neck.out_channels
+    assert isinstance(width, int)
+    return width
 
 
 def input_tensor(spec: specs.NetworkSpec, images: Tensor) -> Tensor:

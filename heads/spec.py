@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from heads.center_codec import CenterCodec
+from heads.classes import CITYSCAPES, imagenet_1k
 from heads.codec import HeatmapCodec, Refine
 from heads.geometry import BOX_PADDING, Alignment, Crop, Size
 from heads.skeleton import COCO_17, Skeleton
@@ -96,23 +97,68 @@ class CenterHead(_Frozen):
     shift_px: float = 0.0
 
 
-HeadSpec = Annotated[SimpleHead | FuseHead | DeconvHead | CenterHead, Field(discriminator="kind")]
+class ClassifyHead(_Frozen):
+    """The paper's classifier: its neck, pooling, its layers.
 
-HEAD_STRIDES: dict[str, tuple[int, ...]] = {
+    pool: mean, maximum, or both one after the other, of each channel.
+    """
+
+    kind: Literal["classify"] = "classify"
+    pool: Literal["avg", "max", "avgmax"] = "avg"
+
+
+class SegmentHead(_Frozen):
+    """Classes for every cell of stride 4 from all maps, as HRNetV2 has it (arXiv:1904.04514).
+
+    align_corners: how coarser maps are brought to stride 4; True in the files of branch HRNet-OCR.
+    """
+
+    kind: Literal["segment"] = "segment"
+    align_corners: bool = False
+
+
+class FpnHead(_Frozen):
+    """Classes for every cell of stride 4 from a feature pyramid (arXiv:1901.02446).
+
+    channels: width of the pyramid.
+    """
+
+    kind: Literal["fpn"] = "fpn"
+    channels: PositiveInt = 128
+
+
+AnyHead = SimpleHead | FuseHead | DeconvHead | CenterHead | ClassifyHead | SegmentHead | FpnHead
+HeadSpec = Annotated[AnyHead, Field(discriminator="kind")]
+
+HEAD_STRIDES: dict[str, tuple[int, ...] | None] = {
     "simple": (4,),
     "fuse": (4, 8, 16, 32),
     "deconv": (32,),
     "center": (4, 8, 16, 32),
+    "classify": None,
+    "segment": None,
+    "fpn": None,
 }
-"""The backbone maps that each kind of head reads."""
+"""The backbone maps that each kind of head reads; None: all that there are."""
 
-HEADS: dict[str, type[SimpleHead | FuseHead | DeconvHead | CenterHead]] = {
+HEADS: dict[str, type[AnyHead]] = {
     "simple": SimpleHead,
     "fuse": FuseHead,
     "deconv": DeconvHead,
     "center": CenterHead,
+    "classify": ClassifyHead,
+    "segment": SegmentHead,
+    "fpn": FpnHead,
 }
 """Kinds as they stand in network names, `<backbone>+<head>`."""
+
+TASKS: dict[str, frozenset[str]] = {
+    "pose": frozenset({"simple", "fuse", "deconv", "center"}),
+    "people": frozenset({"center"}),
+    "classify": frozenset({"classify"}),
+    "segment": frozenset({"segment", "fpn"}),
+}
+"""The kinds of head that can do each task."""
 
 
 class CodecSpec(_Frozen):
@@ -151,7 +197,9 @@ class NetworkSpec(_Frozen):
 
     input_size: (height, width) in pixels; for `people` the size its cost is stated for.
     alignment, padding: how a person's crop is cut, see Crop.around.
-    view: how a whole image is fed to a `people` network.
+    view: how a whole image is fed to a `people` or `segment` network.
+    center_share: the share of the image's short side that a `classify` network sees.
+    skeleton, classes: what pose and people networks, or classify and segment networks, answer in.
     threshold: people with a lower score are not answered unless the caller says otherwise.
     """
 
@@ -165,8 +213,10 @@ class NetworkSpec(_Frozen):
     padding: PositiveFloat = BOX_PADDING
     codec: CodecSpec = CodecSpec()
     view: View = View()
+    center_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     threshold: float = 0.0
     skeleton: Skeleton = COCO_17
+    classes: tuple[str, ...] = ()
     provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
@@ -177,8 +227,13 @@ class NetworkSpec(_Frozen):
             )
         if self.task == "people" and not (self.head.kind == "center" and self.head.boxes):
             raise ValueError(f"task people needs a center head with boxes; got {self.head.kind}")
-        if self.task not in ("pose", "people"):
-            raise ValueError(f"task {self.task} has no head yet; tasks: pose, people")
+        if self.head.kind not in TASKS[self.task]:
+            raise ValueError(
+                f"a {self.head.kind} head cannot {self.task}; "
+                f"heads that can: {', '.join(sorted(TASKS[self.task]))}"
+            )
+        if self.task in ("classify", "segment") and not self.classes:
+            raise ValueError(f"task {self.task} needs the names of its classes")
         return self
 
     @property
@@ -212,10 +267,14 @@ class NetworkSpec(_Frozen):
         )
 
     def whole(self, image_size: Size) -> Crop:
-        """The view of a whole image that this `people` network is fed with."""
+        """The view of a whole image that a `people` or `segment` network is fed with."""
         return Crop.letterbox(
             image_size, self.view.short_side, multiple=INPUT_MULTIPLE, max_long=self.view.max_long
         )
+
+    def middle(self, image_size: Size) -> Crop:
+        """The middle of an image, as a `classify` network is fed with it."""
+        return Crop.middle(image_size, self.input_size, self.center_share)
 
 
 def parse_network_name(network: str) -> tuple[str, str]:
@@ -229,12 +288,32 @@ def parse_network_name(network: str) -> tuple[str, str]:
 
 
 def default_spec(network: str, *, input_size: Size = (256, 192)) -> NetworkSpec:
-    """The spec of `<backbone>+<head>` for COCO's 17 keypoints, with the usual settings."""
-    backbone, kind = parse_network_name(network)
-    return NetworkSpec(
-        name=network,
-        task="people" if kind == "center" else "pose",
-        backbone=BackboneSpec(name=backbone),
-        head=HEADS[kind](),
-        input_size=input_size,
-    )
+    """The spec of `<backbone>+<head>` with the usual settings.
+
+    Pose heads answer COCO's 17 keypoints in input_size; classifiers ImageNet's 1000 classes and
+    segmentation heads Cityscapes' 19 classes, in their usual sizes.
+    """
+    name, kind = parse_network_name(network)
+    backbone, head = BackboneSpec(name=name), HEADS[kind]()
+    if kind == "classify":
+        return NetworkSpec(
+            name=network,
+            task="classify",
+            backbone=backbone,
+            head=head,
+            input_size=(224, 224),
+            center_share=0.875,
+            classes=imagenet_1k(),
+        )
+    if kind in TASKS["segment"]:
+        return NetworkSpec(
+            name=network,
+            task="segment",
+            backbone=backbone,
+            head=head,
+            input_size=(512, 1024),
+            view=View(short_side=512, max_long=1024),
+            classes=CITYSCAPES,
+        )
+    task: Task = "people" if kind == "center" else "pose"
+    return NetworkSpec(name=network, task=task, backbone=backbone, head=head, input_size=input_size)

@@ -37,7 +37,8 @@ class Facts:
     parameters counts learnable numbers, multiply_adds those of one image of input_size
     (height, width), both without any head. strides are those it can be asked for.
     weights_origin and weights_licence are about the weights its authors published.
-    classification_options are those under which it builds what the paper's classifier needs.
+    classification_options are those under which it builds what the paper's classifier needs,
+    segmentation_options those of its segmentation network.
     """
 
     paper: str
@@ -48,6 +49,7 @@ class Facts:
     weights_licence: str
     strides: tuple[int, ...] = (4, 8, 16, 32)
     classification_options: Mapping[str, object] = field(default_factory=dict)
+    segmentation_options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):
@@ -123,6 +125,7 @@ def register(
     weights_licence: str,
     strides: tuple[int, ...] = (4, 8, 16, 32),
     classification_options: Mapping[str, object] | None = None,
+    segmentation_options: Mapping[str, object] | None = None,
 ) -> Callable[[Build], Build]:
     """Put the decorated function into the table under its own name, with its `Facts`.
 
@@ -137,6 +140,7 @@ def register(
         weights_licence,
         strides,
         classification_options or {},
+        segmentation_options or {},
     )
 
     def put(build: Build) -> Build:

@@ -248,6 +248,7 @@ _IMAGENET_WEIGHTS = "github.com/HRNet/HRNet-Image-Classification (ImageNet)"
     multiply_adds=603_968_512,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w18_small(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """The smallest official form (cls_hrnet_w18_small_v1): widths 16, 32, 64, 128."""
@@ -263,6 +264,7 @@ def hrnet_w18_small(strides: Sequence[int] = STRIDES, upsample: Upsample = "near
     multiply_adds=1_594_158_944,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w18_small_v2(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 18, 36, 72, 144 with half of the blocks of w18."""
@@ -278,6 +280,7 @@ def hrnet_w18_small_v2(strides: Sequence[int] = STRIDES, upsample: Upsample = "n
     multiply_adds=3_281_983_152,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w18(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 18, 36, 72, 144."""
@@ -291,6 +294,7 @@ def hrnet_w18(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=7_080_143_280,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w30(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 30, 60, 120, 240."""
@@ -304,6 +308,7 @@ def hrnet_w30(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=7_730_429_952,
     weights_origin=_POSE_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w32(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 32, 64, 128, 256: the pose network of the paper."""
@@ -317,6 +322,7 @@ def hrnet_w32(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=11_646_288_640,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w40(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 40, 80, 160, 320."""
@@ -330,6 +336,7 @@ def hrnet_w40(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=13_829_368_000,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w44(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 44, 88, 176, 352."""
@@ -343,6 +350,7 @@ def hrnet_w44(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=15_885_287_424,
     weights_origin=_POSE_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w48(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 48, 96, 192, 384: the large pose network of the paper."""
@@ -356,6 +364,7 @@ def hrnet_w48(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") 
     multiply_adds=27_801_518_080,
     weights_origin=_IMAGENET_WEIGHTS,
     weights_licence="MIT",
+    segmentation_options={"upsample": "bilinear"},
 )
 def hrnet_w64(strides: Sequence[int] = STRIDES, upsample: Upsample = "nearest") -> HRNet:
     """Widths 64, 128, 256, 512."""

@@ -11,6 +11,7 @@ paper's network that the asked strides do not need.
     mmpose       mmpose 0.x, and 1.x with its preprocessor        keypoint_head. data_preprocessor.
     hrpose       our own networks; mmpose 1.x (the same names)    backbone.
     timm         timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.
+    segmentation HRNet semantic segmentation, and its wrapper     last_layer. model.last_layer.
     official     HRNet pose and classification, SimpleBaseline    stage2. deconv_layers.
     torchvision  torchvision, and bare state dicts of a backbone  features. layer1.
 """
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from models.backbone import Backbone
 from models.errors import WeightsError
 
-Source = Literal["hrpose", "official", "mmpose", "timm", "torchvision"]
+Source = Literal["hrpose", "official", "segmentation", "mmpose", "timm", "torchvision"]
 
 # A rule is (how a public name starts, what that becomes); None drops the tensor. The first that
 # fits is taken; each table ends with a rule that fits all.
@@ -69,6 +70,15 @@ _OFFICIAL: Rules = [
 ]
 
 
+_SEGMENTATION: Rules = [
+    ("model.last_layer.", "head.last_layer."),
+    ("last_layer.", "head.last_layer."),
+    ("loss.", None),  # class weights of the training loss
+    ("model.", "backbone."),
+    ("", "backbone."),
+]
+
+
 def _timm_mobilenet_rules() -> Rules:
     """blocks.STAGE.BLOCK counts within each stage of table 2, features.N through all of them."""
     rules: list[tuple[str, str | None]] = [
@@ -93,6 +103,7 @@ def _timm_mobilenet_rules() -> Rules:
 
 _TIMM_MOBILENET = _timm_mobilenet_rules()
 
+_INPLACE_EPSILON = 1e-5
 _COUNTER = "num_batches_tracked"  # of batch norm; files made with PyTorch 0.4.0 lack it
 
 
@@ -147,6 +158,7 @@ def detect_source(names: Iterable[str]) -> Source:
         ("mmpose", ("keypoint_head.", "data_preprocessor.")),
         ("hrpose", ("backbone.",)),
         ("timm", ("conv_stem.",)),
+        ("segmentation", ("model.last_layer.", "last_layer.")),
         ("official", ("stage2.", "deconv_layers.")),
         ("torchvision", ("features.", "layer1.")),
     ]
@@ -160,7 +172,8 @@ def rename(
     state: Mapping[str, Tensor], source: Source | Literal["auto"] = "auto"
 ) -> dict[str, Tensor]:
     """The same tensors under our names: `backbone.*`, `neck.*`, `head.*`."""
-    rules = _rules(detect_source(state) if source == "auto" else source, state)
+    source = detect_source(state) if source == "auto" else source
+    rules = _rules(source, state)
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         start, ours = next(rule for rule in rules if name.startswith(rule[0]))
@@ -170,7 +183,22 @@ def rename(
         if new in renamed:
             raise WeightsError(f"two tensors become {new}, one of them {name}")
         renamed[new] = tensor
+    if source == "segmentation" and not any(name.endswith(_COUNTER) for name in state):
+        return _from_inplace_norms(renamed)
     return renamed
+
+
+def _from_inplace_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scales of InPlaceABN, which computes with |weight| + epsilon, for a usual batch norm.
+
+    Segmentation files made with PyTorch 0.4 have such norms and no counters.
+    """
+    norms = {name.removesuffix("running_mean") for name in state if name.endswith("running_mean")}
+    scales = {f"{norm}weight" for norm in norms}
+    return {
+        name: tensor.abs() + _INPLACE_EPSILON if name in scales else tensor
+        for name, tensor in state.items()
+    }
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -206,6 +234,7 @@ def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
     tables = {
         "hrpose": _HRPOSE,
         "official": _OFFICIAL,
+        "segmentation": _SEGMENTATION,
         "mmpose": _MMPOSE,
         "torchvision": _TORCHVISION,
     }
