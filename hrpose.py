@@ -23,21 +23,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from heads.image import Image, decode_image, encode_image, read_image
+from heads.image import Image, decode_image, encode_image, fits, read_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
-from models.errors import HrposeError
-from service.inference.answers import Box, PoseOptions
-from service.inference.engine import (
-    DEFAULT,
-    DEFAULT_DETECTOR,
-    Engine,
-    resolve_default,
-    serve_network,
-)
+from models.errors import HrposeError, ShapeError, SpecError
+from service.inference.answers import Box, ClassScore, PoseOptions
+from service.inference.catalogue import DEFAULT, resolve_default
+from service.inference.engine import DEFAULT_DETECTOR, Engine, serve_network
 from service.inference.job import Job
-from service.inference.pipeline import PeopleNetwork, Pipeline
+from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
+from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +62,7 @@ errors = Console(stderr=True)
 
 
 class Estimator:
-    """A network ready to find people. Thread-safe.
+    """A network ready to answer about images. Thread-safe.
 
     spec: what the network is.
     network: the torch module; normalised float32 [N, 3, H, W] -> heatmaps or named maps.
@@ -95,12 +91,26 @@ class Estimator:
         default detector. Raises ShapeError for another kind of image, InvalidParameter for boxes
         outside the image.
         """
+        if not isinstance(self._serving, PeopleNetwork | PoseNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it finds no people")
         boxes = None if boxes_xywh is None else tuple(_box(box) for box in boxes_xywh)
         detector = self._default_detector() if boxes is None else None
         options = PoseOptions(boxes, threshold, flip_test=flip_test)
         return list(
             Pipeline(self._serving, detector).people(image_rgb_uint8, options, Job()).people
         )
+
+    def classify(self, image_rgb_uint8: Image, top_k: int = 5) -> list[ClassScore]:
+        """The top_k likeliest classes of an image, by a classification network."""
+        if not isinstance(self._serving, ClassifyNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot classify")
+        return self._serving.classify(_checked(image_rgb_uint8), top_k, Job())[0]
+
+    def segment(self, image_rgb_uint8: Image) -> Image:
+        """The class of every pixel, uint8 [H, W] indices of `spec.classes`."""
+        if not isinstance(self._serving, SegmentNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot segment")
+        return self._serving.segment(_checked(image_rgb_uint8), Job())[0]
 
     def _default_detector(self) -> PeopleNetwork | None:
         if isinstance(self._serving, PeopleNetwork):
@@ -138,6 +148,12 @@ def create_backbone(
     from models.backbone import create_backbone as create
 
     return create(name, strides=strides, **options)
+
+
+def _checked(image: Image) -> Image:
+    if not fits(image):
+        raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+    return image
 
 
 def _box(box: Sequence[float]) -> Box:

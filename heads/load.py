@@ -2,20 +2,26 @@
 
 from pathlib import Path
 
+import torch
+
 from heads import zoo
 from heads.checkpoint import load_network
-from heads.errors import CheckpointError
+from heads.errors import CheckpointError, WeightsMissing
 from heads.network import Network, build
-from heads.spec import NetworkSpec, default_spec
+from heads.spec import NetworkSpec, Normalisation, Provenance, default_spec
 from models.errors import SpecError
 from models.weights import load_strict, read_state, rename
 
 
-def load(name_or_file: str | Path, network: str | None = None) -> Network:
+def load(
+    name_or_file: str | Path, network: str | None = None, *, allow_random: bool = False
+) -> Network:
     """The network of that name or in that file, in eval mode.
 
-    name_or_file: a name of `hrpose models`, a checkpoint of ours (.safetensors), or a public
-        file (.pth, .safetensors) together with `network`, its `<backbone>+<head>`.
+    name_or_file: a name of `hrpose models`, `<backbone>+<head>` (the first network of that form
+        whose weights are here), a checkpoint of ours (.safetensors), or a public file (.pth,
+        .safetensors) together with `network`, its `<backbone>+<head>`.
+    allow_random: builds a `<backbone>+<head>` without weights; its spec's name says so.
     Raises UnknownName, WeightsMissing (a known network that is not downloaded yet),
     CheckpointError (a file that cannot be used) or WeightsError (tensors that do not fit).
     """
@@ -28,11 +34,48 @@ def load(name_or_file: str | Path, network: str | None = None) -> Network:
         raise CheckpointError(
             f"{path.name} does not say what network it holds: pass network='<backbone>+<head>'"
         )
-    entry = zoo.find(str(name_or_file))
-    located = zoo.locate(entry.name)
-    if entry.embedded:
-        return load_network(located)
-    return load_public(located, public_spec(entry))
+    name = str(name_or_file)
+    return _load_form(name, allow_random) if "+" in name else _load_entry(zoo.find(name))
+
+
+def _load_entry(entry: zoo.ZooEntry) -> Network:
+    path = zoo.locate(entry.name)
+    return load_network(path) if entry.embedded else load_public(path, public_spec(entry))
+
+
+def _load_form(network: str, allow_random: bool) -> Network:
+    """Any network of the form `<backbone>+<head>`; without weights only where that is allowed."""
+    spec = default_spec(network)
+    entries = [entry for entry in zoo.entries() if entry.network == network]
+    for entry in entries:
+        try:
+            return _load_entry(entry)
+        except WeightsMissing:
+            continue
+    if allow_random:
+        return _untrained(spec)
+    if entries:
+        raise WeightsMissing(network, f"hrpose weights get {entries[0].name}")
+    build(spec)  # what cannot be built at all is said first
+    raise WeightsMissing(
+        network,
+        f"hrpose serve --model CHECKPOINT of a trained {network}, or hrpose serve --allow-random",
+    )
+
+
+def _untrained(spec: NetworkSpec) -> Network:
+    """The network as building it gives it, the same at every start."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network = build(spec)
+    provenance = Provenance(
+        trained=False,
+        origin="random weights: the answers mean nothing",
+        parameters=sum(p.numel() for p in network.parameters()),
+    )
+    name = f"{spec.name} (random weights)"
+    network.spec = spec.model_copy(update={"name": name, "provenance": provenance})
+    return network.eval()
 
 
 def load_public(path: Path, spec: NetworkSpec) -> Network:
@@ -58,29 +101,25 @@ def default_public_spec(network: str) -> NetworkSpec:
 
 def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
     """The spec of a public network: its entry in the zoo says what differs from the usual."""
-    if entry.task != "pose":
-        raise SpecError(
-            f"{entry.name} is a {entry.task} network; only pose networks are served yet"
-        )
     spec = default_spec(entry.network, input_size=entry.input_size)
     # Published recipes widen the Gaussian, and DARK's blur with it, at the larger input.
-    large = entry.input_size[0] >= 384
+    large = entry.task == "pose" and entry.input_size[0] >= 384
+    codec = spec.codec.model_copy(
+        update={
+            "refine": entry.refine,
+            "sigma": 3.0 if large else 2.0,
+            "blur_kernel": 17 if large else 11,
+        }
+    )
     return spec.model_copy(
         update={
             "name": entry.name,
+            "input_size": entry.input_size,
             "alignment": entry.alignment,
-            "codec": spec.codec.model_copy(
-                update={
-                    "refine": entry.refine,
-                    "sigma": 3.0 if large else 2.0,
-                    "blur_kernel": 17 if large else 11,
-                }
+            "codec": codec,
+            "normalisation": Normalisation(
+                mean=entry.mean, std=entry.std, channel_order=entry.channel_order
             ),
-            "normalisation": spec.normalisation.model_copy(
-                update={"channel_order": entry.channel_order}
-            ),
-            "provenance": spec.provenance.model_copy(
-                update={"origin": entry.source, "licence": entry.licence}
-            ),
+            "provenance": Provenance(origin=entry.source, licence=entry.licence),
         }
     )

@@ -180,10 +180,12 @@ class View(_Frozen):
 class Provenance(_Frozen):
     """Where weights come from and what they are worth.
 
+    trained: False for the weights that building gives, which know nothing.
     parameters: learnable numbers.  scores: measured figures by name, each name
         saying with which boxes and data.
     """
 
+    trained: bool = True
     origin: str = ""
     licence: str = ""
     parameters: PositiveInt | None = None

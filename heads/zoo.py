@@ -7,6 +7,7 @@ download stopped, and counted as here only when its hash is right. `$HRPOSE_CACH
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 import time
@@ -54,6 +55,8 @@ class ZooEntry(BaseModel):
     published_score: a figure of its authors, with data, boxes and test; `source` says where it and
         the file come from. Of an embedded network: as measured by this project.
     network: `<backbone>+<head>`.  input_size: (height, width).
+    mean, std, channel_order: see Normalisation.
+    package: an installed Python package that has the file in its folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +76,9 @@ class ZooEntry(BaseModel):
     alignment: Alignment
     refine: Refine
     channel_order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    package: str = ""
 
 
 def entries() -> list[ZooEntry]:
@@ -204,7 +210,16 @@ def _row(group: dict[str, Any], row: dict[str, Any]) -> ZooEntry:
 
 
 def _path(entry: ZooEntry) -> Path:
+    if entry.package:
+        return _package_folder(entry.package) / entry.file
     return (PRETRAINED if entry.embedded else cache_dir()) / entry.file
+
+
+def _package_folder(package: str) -> Path:
+    """The folder of an installed Python package, which is not imported for it."""
+    found = importlib.util.find_spec(package)
+    folders = None if found is None else found.submodule_search_locations
+    return Path(folders[0]) if folders else Path(f"{package} is not installed")
 
 
 def _status(entry: ZooEntry) -> Status:

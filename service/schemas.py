@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from heads.skeleton import Skeleton
     from models.backbone import Facts
     from service.inference.answers import Box, DetectAnswer, PoseAnswer
-    from service.inference.engine import ModelInfo
+    from service.inference.catalogue import ModelInfo
 
 BoxXywh = tuple[float, float, float, float]
 

@@ -19,7 +19,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
-    from service.inference.engine import ModelInfo
+    from service.inference.catalogue import ModelInfo
 
 log = logging.getLogger("hrpose")
 

@@ -3,59 +3,46 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heads import zoo
-from heads.checkpoint import read_spec
+from heads.classes import palette
 from heads.errors import WeightsMissing
 from heads.image import decode_image, warp
-from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
-from models.errors import UnknownName
 from service.errors import InvalidParameter
-from service.inference.answers import DetectAnswer, Image, ModelState, PoseAnswer, PoseOptions
+from service.inference.answers import (
+    ClassifyAnswer,
+    DetectAnswer,
+    Image,
+    PoseAnswer,
+    PoseOptions,
+    SegmentAnswer,
+)
 from service.inference.batcher import BatchCounters, Batcher
+from service.inference.catalogue import (
+    DEFAULT,
+    DEFAULT_CLASSIFIER,
+    Catalogue,
+    ModelInfo,
+    first_at_hand,
+)
 from service.inference.job import Job
-from service.inference.pipeline import Found, PeopleNetwork, Pipeline, PoseNetwork
+from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
 from service.inference.runtime import TorchRuntime, use_threads
+from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("hrpose")
 
-DEFAULT = "default"
 NO_DETECTOR = "none"
-
 DEFAULT_DETECTOR = "movenet_multipose"
-EMBEDDED_DEFAULT = "movenet_thunder"
-"""The embedded network with the best AP on the validation photos; docs/scores.md has the table."""
 
-OFFICIAL_DEFAULTS = ("hrnet_w48", "hrnet_w32")
-"""Official HRNet files win the default as soon as they are in the cache."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known of one network without loading it."""
-
-    name: str
-    task: str
-    state: ModelState
-    backbone: str
-    head: str
-    input_size: tuple[int, int] | None
-    parameters: int | None
-    licence: str
-    origin: str
-    scores: dict[str, float | str] = field(default_factory=dict)
-    command: str | None = None
-    is_default: bool = False
-    skeleton: Skeleton | None = None
+Served = PeopleNetwork | PoseNetwork | ClassifyNetwork | SegmentNetwork
 
 
 @dataclass(frozen=True)
@@ -70,10 +57,11 @@ class Batching:
 class Engine:
     """Networks by name, each loaded once on first use. Thread-safe; its methods block.
 
-    model: a name of `hrpose models`, a checkpoint file, or `default`.
+    model: a name of `hrpose models`, `<backbone>+<head>`, a checkpoint file, or `default`.
     detector: the `people` network that finds boxes for pose networks, or `none`.
     threads: CPU threads of the network, 0 for one a core.
     max_queue: crops that may wait for one network.
+    allow_random: serves `<backbone>+<head>` without weights; the model's name says so.
     """
 
     def __init__(
@@ -88,19 +76,25 @@ class Engine:
         max_queue: int = 256,
         max_megapixels: float = 50.0,
         max_people: int = 100,
+        allow_random: bool = False,
     ) -> None:
         self.device = device
         self.threads = threads
         self.detector = detector
         self.max_people = max_people
+        self._allow_random = allow_random
         self._max_pixels = int(max_megapixels * 1e6)
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
         self._turn = threading.Lock()  # held while a network runs: one computation a device
         self._loading = threading.Lock()
-        self._networks: dict[str, PeopleNetwork | PoseNetwork] = {}
-        self._files: dict[str, Path] = {}
+        self._networks: dict[str, Served] = {}
+        self._catalogue = Catalogue(model)
         self._started = False
-        self.default = self._resolve(model)
+
+    @property
+    def default(self) -> str:
+        """The network that `default` means."""
+        return self._catalogue.default
 
     def start(self) -> None:
         """Loads the default network and the detector and runs each once."""
@@ -110,9 +104,9 @@ class Engine:
             if name == NO_DETECTOR:
                 continue
             network = self._network(name)
-            whole = isinstance(network, PeopleNetwork)
             spec = network.spec
-            crop = spec.whole((256, 256)) if whole else spec.crop((0, 0, 256, 256))
+            people = spec.task in ("people", "segment")
+            crop = spec.whole((256, 256)) if people else spec.crop((0, 0, 256, 256))
             network.batcher.run([warp(image, crop)], Job())
         self._started = True
         log.info(
@@ -139,7 +133,14 @@ class Engine:
         pipeline = self.pipeline(model)
         image, decode_ms = self._decode(data, job)
         found = pipeline.people(image, options, job)
-        return self._answer(pipeline, image, found, decode_ms, start)
+        return PoseAnswer(
+            model=pipeline.spec.name,
+            skeleton=pipeline.spec.skeleton,
+            people=found.people,
+            boxes_from=found.boxes_from,
+            image=image,
+            timing_ms={"decode": decode_ms, **found.timing_ms, "total": _ms_since(start)},
+        )
 
     def detect(
         self, data: bytes, model: str | None, threshold: float | None, max_people: int, job: Job
@@ -149,16 +150,15 @@ class Engine:
         name = self.detector if model is None else model
         if name == NO_DETECTOR:
             raise InvalidParameter("model", "this server runs without a detector; name a model")
-        pipeline = self.pipeline(name)
-        if not isinstance(pipeline.network, PeopleNetwork):
-            raise InvalidParameter("model", f"{pipeline.spec.name} finds no boxes; it needs them")
+        network = self._network(name)
+        if not isinstance(network, PeopleNetwork):
+            raise _unfit(network.spec, "find boxes", "people")
         image, decode_ms = self._decode(data, job)
-        job.check()
-        people, timing = pipeline.network.find(image, job)
-        least = pipeline.spec.threshold if threshold is None else threshold
+        people, timing = network.find(image, job)
+        least = network.spec.threshold if threshold is None else threshold
         people = [p for p in people if (p.box_score or 0.0) >= least][:max_people]
         return DetectAnswer(
-            model=pipeline.spec.name,
+            model=network.spec.name,
             boxes_xywh=tuple(p.box_xywh for p in people),
             scores=tuple(p.box_score or 0.0 for p in people),
             image=image,
@@ -167,13 +167,60 @@ class Engine:
                 "detect": 0.0,
                 "queue": timing.queue,
                 "network": timing.network,
-                "total": (time.perf_counter() - start) * 1000,
+                "total": _ms_since(start),
+            },
+        )
+
+    def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
+        """What a photograph shows; model: a `classify` network, None for the embedded one."""
+        start = time.perf_counter()
+        network = self._network(model or DEFAULT_CLASSIFIER)
+        if not isinstance(network, ClassifyNetwork):
+            raise _unfit(network.spec, "classify", "classify")
+        image, decode_ms = self._decode(data, job)
+        classes, timing = network.classify(image, top_k, job)
+        return ClassifyAnswer(
+            model=network.spec.name,
+            classes=tuple(classes),
+            random_weights=not network.spec.provenance.trained,
+            image=image,
+            timing_ms={
+                "decode": decode_ms,
+                "queue": timing.queue,
+                "network": timing.network,
+                "total": _ms_since(start),
+            },
+        )
+
+    def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
+        """The class of every pixel; model: a `segment` network, None for the first one at hand."""
+        start = time.perf_counter()
+        name = model or self._default_segmenter()
+        network = self._network(name)
+        if not isinstance(network, SegmentNetwork):
+            raise _unfit(network.spec, "segment", "segment")
+        image, decode_ms = self._decode(data, job)
+        found, timing = network.segment(image, job)
+        return SegmentAnswer(
+            model=network.spec.name,
+            class_names=network.spec.classes,
+            palette=palette(len(network.spec.classes)),
+            class_map=found,
+            random_weights=not network.spec.provenance.trained,
+            image=image,
+            timing_ms={
+                "decode": decode_ms,
+                "queue": timing.queue,
+                "network": timing.network,
+                "total": _ms_since(start),
             },
         )
 
     def pipeline(self, name: str) -> Pipeline:
         """The pipeline of a network; loads it on first use. UnknownName, WeightsMissing."""
         network = self._network(name)
+        if not isinstance(network, PeopleNetwork | PoseNetwork):
+            raise _unfit(network.spec, "find keypoints", "pose or people")
         if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
             return Pipeline(network)
         detector = self._network(self.detector)
@@ -183,22 +230,12 @@ class Engine:
 
     def models(self) -> list[ModelInfo]:
         """All known networks, also those whose weights are not here."""
-        names = dict.fromkeys((*self._files, *(entry.name for entry in zoo.entries())))
-        return [self.model(name) for name in names]
+        return self._catalogue.infos(set(self._networks))
 
     def model(self, name: str) -> ModelInfo:
         """What is known of one network; `default` is an alias. UnknownName if there is none."""
-        name = self.default if name == DEFAULT else name
-        if name in self._files:
-            return self._info_of_spec(name, read_spec(self._files[name]))
-        entry = zoo.find(name)
-        try:
-            path = zoo.locate(name)
-        except WeightsMissing as missing:
-            return _info_of_entry(entry, "weights-missing", missing.command)
-        if entry.embedded:
-            return self._info_of_spec(name, read_spec(path))
-        return _info_of_entry(entry, self._state(name), None, name == self.default)
+        name = self._catalogue.name_of(name)
+        return self._catalogue.info(name, name in self._networks)
 
     def counters(self) -> dict[str, BatchCounters]:
         """What each loaded network has done."""
@@ -208,74 +245,36 @@ class Engine:
         job.check()
         start = time.perf_counter()
         image = decode_image(data, self._max_pixels)
-        return image, (time.perf_counter() - start) * 1000
+        job.check()
+        return image, _ms_since(start)
 
-    def _answer(
-        self, pipeline: Pipeline, image: Image, found: Found, decode_ms: float, start: float
-    ) -> PoseAnswer:
-        total_ms = (time.perf_counter() - start) * 1000
-        return PoseAnswer(
-            model=pipeline.spec.name,
-            skeleton=pipeline.spec.skeleton,
-            people=found.people,
-            boxes_from=found.boxes_from,
-            image=image,
-            timing_ms={"decode": decode_ms, **found.timing_ms, "total": total_ms},
-        )
+    def _default_segmenter(self) -> str:
+        if self.model(DEFAULT).task == "segment":
+            return self.default
+        name = first_at_hand("segment")
+        if name is None:
+            raise WeightsMissing(
+                "segment",
+                "hrpose serve --model CHECKPOINT",
+                "no segmentation network comes along; start the server with a checkpoint of one: "
+                "hrpose serve --model CHECKPOINT",
+            )
+        return name
 
-    def _resolve(self, model: str) -> str:
-        """What `default`, a name or a file means; a file is served under its stem."""
-        if model == DEFAULT:
-            return resolve_default()
-        path = Path(model)
-        if path.suffix == ".safetensors":
-            name = read_spec(path).name
-            self._files[name] = path
-            return name
-        return zoo.find(model).name
-
-    def _network(self, name: str) -> PeopleNetwork | PoseNetwork:
-        name = self.default if name == DEFAULT else name
+    def _network(self, model: str) -> Served:
+        name = self._catalogue.name_of(model)
         network = self._networks.get(name)
         if network is not None:
             return network
-        self._known(name)
         with self._loading:
             if name not in self._networks:
                 from heads.load import load
 
-                loaded = load(self._files.get(name, name))
+                loaded = load(self._catalogue.source(name), allow_random=self._allow_random)
                 self._networks[name] = serve_network(
                     loaded, loaded.spec, self.device, self._turn, self._batching
                 )
             return self._networks[name]
-
-    def _known(self, name: str) -> None:
-        if name in self._files:
-            return
-        try:
-            zoo.find(name)
-        except UnknownName as error:
-            raise UnknownName("model", name, (*error.known, *self._files, DEFAULT)) from None
-
-    def _state(self, name: str) -> ModelState:
-        return "loaded" if name in self._networks else "available"
-
-    def _info_of_spec(self, name: str, spec: NetworkSpec) -> ModelInfo:
-        return ModelInfo(
-            name=name,
-            task=spec.task,
-            state=self._state(name),
-            backbone=spec.backbone.name,
-            head=spec.head.kind,
-            input_size=spec.input_size,
-            parameters=spec.provenance.parameters,
-            licence=spec.provenance.licence,
-            origin=spec.provenance.origin,
-            scores=dict(spec.provenance.scores),
-            is_default=name == self.default,
-            skeleton=spec.skeleton,
-        )
 
 
 def serve_network(
@@ -284,7 +283,7 @@ def serve_network(
     device: str,
     turn: threading.Lock,
     batching: Batching | None = None,
-) -> PeopleNetwork | PoseNetwork:
+) -> Served:
     """Starts the batcher of a network, on a device whose networks take turns by `turn`."""
     batching = batching or Batching()
     batcher = Batcher(
@@ -295,37 +294,20 @@ def serve_network(
         max_wait_ms=batching.max_wait_ms,
         max_queue=batching.max_queue,
     )
-    return (PeopleNetwork if spec.task == "people" else PoseNetwork)(spec, batcher)
+    kinds: dict[str, type[Served]] = {
+        "people": PeopleNetwork,
+        "pose": PoseNetwork,
+        "classify": ClassifyNetwork,
+        "segment": SegmentNetwork,
+    }
+    return kinds[spec.task](spec, batcher)
 
 
-def resolve_default() -> str:
-    """What `default` means here: an official HRNet in the cache, or the embedded network."""
-    return next((name for name in OFFICIAL_DEFAULTS if _is_here(name)), EMBEDDED_DEFAULT)
-
-
-def _is_here(name: str) -> bool:
-    try:
-        zoo.locate(name)
-    except WeightsMissing:
-        return False
-    return True
-
-
-def _info_of_entry(
-    entry: zoo.ZooEntry, state: ModelState, command: str | None, is_default: bool = False
-) -> ModelInfo:
-    backbone, _, head = entry.network.partition("+")
-    return ModelInfo(
-        name=entry.name,
-        task=entry.task,
-        state=state,
-        backbone=backbone,
-        head=head,
-        input_size=entry.input_size,
-        parameters=None,
-        licence=entry.licence,
-        origin=entry.source,
-        scores={"published": entry.published_score},
-        command=command,
-        is_default=is_default,
+def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:
+    return InvalidParameter(
+        "model", f"{spec.name} is a {spec.task} network and cannot {wanted}; name a {task} network"
     )
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000

@@ -22,7 +22,7 @@ from service.errors import InvalidParameter
 from service.inference.answers import Box, Image, PoseOptions
 from service.inference.batcher import Batcher, Ran
 from service.inference.job import Job
-from service.inference.runtime import HEATMAPS
+from service.inference.runtime import OUTPUT
 
 SAME_PERSON_OKS = 0.9
 """Two answers more alike than this are one person (official HRNet evaluation)."""
@@ -109,7 +109,7 @@ class PoseNetwork:
         half = len(maps) // 2
         order = self.spec.skeleton.flip_order
         if self._heatmaps is not None:
-            heatmaps = stacked[HEATMAPS]
+            heatmaps = stacked[OUTPUT]
             if flip_test:
                 back = flip_heatmaps(heatmaps[half:], order, self.spec.alignment)
                 heatmaps = _mean(heatmaps[:half], back)

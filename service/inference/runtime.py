@@ -14,16 +14,16 @@ Batch = npt.NDArray[np.uint8]
 """RGB uint8 [N, H, W, 3]."""
 
 Maps = dict[str, npt.NDArray[np.float32]]
-"""Name -> float32 [N, C, h, w]; a heatmap network has the one name `heatmaps`."""
+"""Name -> float32 [N, ...]; a network that answers one array has the one name `output`."""
 
-HEATMAPS = "heatmaps"
+OUTPUT = "output"
 
 
 class Runtime(Protocol):
     """Runs one network. Normalisation is inside; called by one thread at a time."""
 
     def run(self, batch: Batch) -> Maps:
-        """RGB uint8 [N, H, W, 3] -> maps, each [N, C, h, w] float32."""
+        """RGB uint8 [N, H, W, 3] -> maps, each [N, ...] float32."""
         ...
 
 
@@ -39,7 +39,7 @@ class TorchRuntime:
         self._network = network.eval().to(self._device).to(memory_format=torch.channels_last)
 
     def run(self, batch: Batch) -> Maps:
-        """RGB uint8 [N, H, W, 3] -> maps, each [N, C, h, w] float32."""
+        """RGB uint8 [N, H, W, 3] -> maps, each [N, ...] float32."""
         from heads.network import input_tensor
 
         torch = self._torch
@@ -51,7 +51,7 @@ class TorchRuntime:
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self._device.type, enabled=self._device.type == "cuda"):
                 answer = self._network(x)
-            named = answer if isinstance(answer, dict) else {HEATMAPS: answer}
+            named = answer if isinstance(answer, dict) else {OUTPUT: answer}
             return {name: tensor.float().cpu().numpy() for name, tensor in named.items()}
 
 

@@ -17,7 +17,7 @@ from service.inference.batcher import BatchCounters
 from service.inference.job import Job
 
 if TYPE_CHECKING:
-    from service.inference.engine import ModelInfo
+    from service.inference.catalogue import ModelInfo
 
 NETWORKS = ("fast", "finder", "slow", "stuck", "full", "broken", "missing")
 
@@ -85,7 +85,7 @@ class FakeEngine:
 
     def model(self, name: str) -> "ModelInfo":
         """One of NETWORKS; the weights of `missing` are missing."""
-        from service.inference.engine import ModelInfo
+        from service.inference.catalogue import ModelInfo
 
         name = self._known(name)
         missing = name == "missing"

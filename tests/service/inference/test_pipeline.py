@@ -30,13 +30,15 @@ STREET_BOXES = [
 
 @pytest.fixture(scope="module")
 def networks() -> Iterator[dict[str, PeopleNetwork | PoseNetwork]]:
-    made = {}
+    made: dict[str, PeopleNetwork | PoseNetwork] = {}
     for name in ("movenet_multipose", "movenet_thunder", "hrnet_w18_small"):
         network = load_network(locate(name))
-        made[name] = serve_network(network, network.spec, "cpu", TURN)
+        served = serve_network(network, network.spec, "cpu", TURN)
+        assert isinstance(served, PeopleNetwork | PoseNetwork)
+        made[name] = served
     yield made
-    for served in made.values():
-        served.batcher.close()
+    for each in made.values():
+        each.batcher.close()
 
 
 @pytest.fixture(scope="module")

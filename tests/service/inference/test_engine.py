@@ -1,0 +1,115 @@
+"""The engine: names, what is missing, and each network doing only what it can."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads.checkpoint import save_checkpoint
+from heads.errors import WeightsMissing
+from heads.network import build
+from heads.spec import default_spec
+from models.errors import UnknownName
+from service.errors import InvalidParameter
+from service.inference.answers import PoseOptions
+from service.inference.engine import Engine
+from service.inference.job import Job
+from tests.conftest import ROOT
+
+STREET = (ROOT / "docs" / "street.jpg").read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of public weights."""
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def daring(cache: Path) -> Iterator[Engine]:
+    """An engine that serves untrained networks."""
+    del cache
+    engine = Engine(allow_random=True)
+    yield engine
+    engine.close()
+
+
+def test_an_official_hrnet_in_the_cache_becomes_the_default(cache: Path) -> None:
+    assert Engine().default == "movenet_thunder"
+    (entry,) = (m for m in Engine().models() if m.name == "hrnet_w32")
+    assert entry.state == "weights-missing"
+    from heads import zoo
+
+    cache.mkdir()
+    (cache / zoo.find("hrnet_w32").file).write_bytes(b"weights")
+    assert Engine().default == "hrnet_w32"
+
+
+def test_weights_are_asked_for_before_random_ones_are_served(cache: Path) -> None:
+    del cache
+    engine = Engine()
+    with pytest.raises(WeightsMissing, match="hrpose weights get hrnet_w32"):
+        engine.pose(STREET, "hrnet_w32+simple", PoseOptions(), Job())
+    with pytest.raises(WeightsMissing, match="--allow-random"):
+        engine.pose(STREET, "resnet18+deconv", PoseOptions(), Job())
+    with pytest.raises(WeightsMissing, match="no segmentation network comes along"):
+        engine.segment(STREET, None, Job())
+
+
+def test_unknown_names_are_answered_with_those_there_are() -> None:
+    for name in ("nonsense", "nonsense+", "hrnet_w32+nonsense"):
+        with pytest.raises(UnknownName, match="movenet_thunder"):
+            Engine().model(name)
+
+
+def test_any_backbone_serves_any_head_by_name(daring: Engine) -> None:
+    """Three backbones, three heads, one engine; answers of untrained networks say so."""
+    box = PoseOptions(boxes_xywh=((326.0, 174.0, 71.0, 197.0),))
+    for backbone in ("resnet18", "mobilenet_v2", "hrnet_w18_small"):
+        pose = daring.pose(STREET, f"{backbone}+deconv", box, Job())
+        assert pose.model == f"{backbone}+deconv (random weights)"
+        assert len(pose.people) == 1
+        shown = daring.classify(STREET, f"{backbone}+classify", 3, Job())
+        assert shown.random_weights
+        assert len(shown.classes) == 3
+        regions = daring.segment(STREET, f"{backbone}+fpn", Job())
+        assert regions.random_weights
+        assert regions.class_map.shape == (428, 640)
+        assert regions.class_map.max() < len(regions.class_names)
+    assert len(daring.counters().keys() - {"movenet_multipose"}) == 9
+
+
+def test_untrained_networks_are_the_same_at_every_start(daring: Engine) -> None:
+    again = Engine(allow_random=True)
+    first = daring.classify(STREET, "resnet18+classify", 3, Job())
+    second = again.classify(STREET, "resnet18+classify", 3, Job())
+    again.close()
+    assert [c.index for c in first.classes] == [c.index for c in second.classes]
+
+
+def test_a_network_does_only_what_it_can(daring: Engine) -> None:
+    calls = (
+        lambda: daring.pose(STREET, "resnet18+classify", PoseOptions(), Job()),
+        lambda: daring.classify(STREET, "movenet_thunder", 3, Job()),
+        lambda: daring.segment(STREET, "movenet_thunder", Job()),
+        lambda: daring.detect(STREET, "movenet_thunder", None, 5, Job()),
+    )
+    for call in calls:
+        with pytest.raises(InvalidParameter, match=r"cannot .*; name a") as caught:
+            call()
+        assert caught.value.parameter == "model"
+
+
+def test_a_checkpoint_file_is_served_under_its_name(tmp_path: Path) -> None:
+    spec = default_spec("mobilenet_v2+segment").model_copy(update={"name": "mine"})
+    save_checkpoint(tmp_path / "x.safetensors", spec, build(spec).state_dict())
+    engine = Engine(model=str(tmp_path / "x.safetensors"))
+    assert engine.default == "mine"
+    engine.start()
+    answer = engine.segment(STREET, None, Job())
+    engine.close()
+    assert answer.model == "mine"
+    assert not answer.random_weights
+    assert np.unique(answer.class_map).size >= 1
