@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from heads.errors import CheckpointError
+from heads.packing import unpack_all
 from heads.spec import NetworkSpec
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def load_checkpoint(path: Path) -> tuple[NetworkSpec, dict[str, "torch.Tensor"]]
     import torch
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    state = {
-        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+    state = {}
+    for name, array in unpack_all(stored).items():
+        tensor = torch.from_numpy(array)
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return _parse_spec(path, metadata), state
 
 
@@ -76,15 +77,21 @@ def save_checkpoint(
 
     half: stores floating tensors as float16, half the size.
     """
+    save_arrays(path, spec, {name: _array(tensor, half) for name, tensor in tensors.items()})
+
+
+def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes a checkpoint of arrays as they are, packed ones included; whole or not at all."""
     from safetensors.numpy import save_file
 
-    arrays = {name: _array(tensor, half) for name, tensor in tensors.items()}
     metadata = {_KEY: json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file(arrays, temporary, metadata=metadata)
+        # The format has rows before columns; other orders in memory would be written as they lie.
+        ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        save_file(ordered, temporary, metadata=metadata)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -1,0 +1,103 @@
+"""Packing: smaller files that load as ordinary checkpoints, and lose what they should lose."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from heads.checkpoint import load_network, save_arrays, save_checkpoint
+from heads.errors import CheckpointError
+from heads.network import Network, build
+from heads.spec import default_spec
+from models.errors import SpecError
+from training.compress import (
+    clusters,
+    eight_bits,
+    low_rank,
+    prune_smallest,
+    save_packed,
+    sparse,
+)
+
+WEIGHT = "backbone.features.5.conv.0.0.weight"
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return build(default_spec("mobilenet_v2+classify")).eval()
+
+
+def loaded_weight(path: Path) -> Any:
+    return load_network(path).state_dict()[WEIGHT]
+
+
+def test_eight_bits_are_within_half_a_step(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_packed(path, network, eight_bits)
+    weight = network.state_dict()[WEIGHT]
+    step = weight.flatten(1).abs().amax(dim=1) / 127
+    error = (loaded_weight(path) - weight).flatten(1).abs().amax(dim=1)
+    assert (error <= 0.51 * step).all()
+    plain = tmp_path / "plain.safetensors"
+    save_checkpoint(plain, network.spec, network.state_dict())
+    assert path.stat().st_size < 0.3 * plain.stat().st_size
+
+
+def test_clusters_have_so_many_values(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_packed(path, network, clusters(16))
+    weight, packed = network.state_dict()[WEIGHT], loaded_weight(path)
+    assert 8 < len(packed.unique()) <= 16
+    assert (packed - weight).std() < 0.3 * weight.std()
+
+
+def test_pruning_sets_the_smallest_to_zero(network: Network, tmp_path: Path) -> None:
+    before = network.state_dict()[WEIGHT].clone()
+    prune_smallest(network, 0.8)
+    path = tmp_path / "x.safetensors"
+    save_packed(path, network, sparse)
+    after = loaded_weight(path)
+    gone = after == 0
+    assert 0 < gone.float().mean() < 1
+    assert before[gone].abs().max() <= before[~gone].abs().min()
+    torch.testing.assert_close(after[~gone], before[~gone], rtol=1e-3, atol=1e-5)
+
+
+def test_low_rank_is_the_best_of_that_rank(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_packed(path, network, low_rank(4))
+    weight, packed = network.state_dict()[WEIGHT].flatten(1), loaded_weight(path).flatten(1)
+    assert torch.linalg.matrix_rank(packed, rtol=1e-2) == 4
+    left_over = torch.linalg.svdvals(weight)[4:].square().sum().sqrt()
+    assert (packed - weight).norm() == pytest.approx(float(left_over), rel=1e-2)
+
+
+@pytest.mark.parametrize("make", [lambda: low_rank(0), lambda: clusters(1), lambda: clusters(257)])
+def test_what_cannot_be_meant_is_refused(make: Any) -> None:
+    with pytest.raises(SpecError):
+        make()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_outside_0_and_1_is_refused(network: Network, share: float) -> None:
+    with pytest.raises(SpecError, match="between 0 and 1"):
+        prune_smallest(network, share)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"w|int8|codes": np.zeros((2, 2), np.int8)},
+        {"w|nonsense|x": np.zeros(1)},
+        {"w|cluster|codes": np.full((2, 2), 9, np.uint8), "w|cluster|values": np.zeros(2, "f4")},
+        {"w": np.zeros(1, "f4"), "w|int8|codes": np.zeros((2, 2), np.int8)},
+    ],
+)
+def test_damaged_packing_is_refused_by_name(tmp_path: Path, parts: dict[str, Any]) -> None:
+    path = tmp_path / "x.safetensors"
+    save_arrays(path, default_spec("resnet18+simple"), parts)
+    with pytest.raises(CheckpointError, match=r"^w is"):
+        load_network(path)
