@@ -89,6 +89,11 @@ class Catalogue:
             return self._of_spec(name, read_spec(path), loaded)
         return self._of_entry(entry, "loaded" if loaded else "available", None)
 
+    def fetch(self, name: str) -> None:
+        """Downloads a public network's weights if they are not here."""
+        if name not in self._files and "+" not in name:
+            zoo.get(name, progress=True)
+
     def _names(self) -> tuple[str, ...]:
         named = (*self._files, *(entry.name for entry in zoo.entries()))
         return (DEFAULT, "<backbone>+<head>", *named)

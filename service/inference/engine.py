@@ -97,8 +97,13 @@ class Engine:
         return self._catalogue.default
 
     def start(self) -> None:
-        """Loads the default network and the detector and runs each once."""
+        """Loads the default network and the detector and runs each once.
+
+        A public network that was asked for by name is downloaded first; DownloadError says what to
+        do where that is not possible.
+        """
         self.threads = use_threads(self.threads)
+        self._catalogue.fetch(self.default)
         image = np.zeros((256, 256, 3), np.uint8)
         for name in dict.fromkeys((self.default, self.detector)):
             if name == NO_DETECTOR:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from heads.checkpoint import save_checkpoint
-from heads.errors import WeightsMissing
+from heads.errors import DownloadError, WeightsMissing
 from heads.network import build
 from heads.spec import default_spec
 from models.errors import UnknownName
@@ -56,6 +56,16 @@ def test_weights_are_asked_for_before_random_ones_are_served(cache: Path) -> Non
         engine.pose(STREET, "resnet18+deconv", PoseOptions(), Job())
     with pytest.raises(WeightsMissing, match="no segmentation network comes along"):
         engine.segment(STREET, None, Job())
+
+
+def test_a_public_model_asked_for_at_start_is_downloaded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRPOSE_OFFLINE", "1")
+    engine = Engine(model="hrnet_w32")
+    with pytest.raises(DownloadError, match="downloads are switched off") as caught:
+        engine.start()
+    assert str(cache) in str(caught.value)
 
 
 def test_unknown_names_are_answered_with_those_there_are() -> None:
