@@ -30,7 +30,7 @@ from service.inference.catalogue import (
     first_at_hand,
 )
 from service.inference.job import Job
-from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
+from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
 from service.inference.runtime import TorchRuntime, use_threads
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
@@ -167,13 +167,7 @@ class Engine:
             boxes_xywh=tuple(p.box_xywh for p in people),
             scores=tuple(p.box_score or 0.0 for p in people),
             image=image,
-            timing_ms={
-                "decode": decode_ms,
-                "detect": 0.0,
-                "queue": timing.queue,
-                "network": timing.network,
-                "total": _ms_since(start),
-            },
+            timing_ms=_phases(start, decode_ms, timing) | {"detect": 0.0},
         )
 
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
@@ -189,12 +183,7 @@ class Engine:
             classes=tuple(classes),
             random_weights=not network.spec.provenance.trained,
             image=image,
-            timing_ms={
-                "decode": decode_ms,
-                "queue": timing.queue,
-                "network": timing.network,
-                "total": _ms_since(start),
-            },
+            timing_ms=_phases(start, decode_ms, timing),
         )
 
     def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
@@ -213,12 +202,7 @@ class Engine:
             class_map=found,
             random_weights=not network.spec.provenance.trained,
             image=image,
-            timing_ms={
-                "decode": decode_ms,
-                "queue": timing.queue,
-                "network": timing.network,
-                "total": _ms_since(start),
-            },
+            timing_ms=_phases(start, decode_ms, timing),
         )
 
     def pipeline(self, name: str) -> Pipeline:
@@ -312,6 +296,16 @@ def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:
     return InvalidParameter(
         "model", f"{spec.name} is a {spec.task} network and cannot {wanted}; name a {task} network"
     )
+
+
+def _phases(start: float, decode_ms: float, timing: Timing) -> dict[str, float]:
+    """Milliseconds by phase of an answer that is complete now."""
+    return {
+        "decode": decode_ms,
+        "queue": timing.queue,
+        "network": timing.network,
+        "total": _ms_since(start),
+    }
 
 
 def _ms_since(start: float) -> float:
