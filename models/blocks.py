@@ -7,6 +7,8 @@ without renaming: `conv1`, `bn1`, `downsample.0` (ResNet), `conv.0.0` (MobileNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+Activation = type[nn.ReLU] | type[nn.ReLU6] | type[nn.SiLU] | type[nn.Hardswish]
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME, for sides that are multiples of the stride.
@@ -57,8 +59,9 @@ class ConvNorm(nn.Sequential):
         groups: int = 1,
         norm: bool = True,
         bias: bool | None = None,
-        activation: type[nn.ReLU] | type[nn.ReLU6] | None = nn.ReLU,
+        activation: Activation | None = nn.ReLU,
         same_padding: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         conv = convolution(
             in_channels,
@@ -71,7 +74,7 @@ class ConvNorm(nn.Sequential):
         )
         layers: list[nn.Module] = [conv]
         if norm:
-            layers.append(nn.BatchNorm2d(out_channels))
+            layers.append(nn.BatchNorm2d(out_channels, eps=eps))
         if activation is not None:
             layers.append(activation(inplace=True))
         super().__init__(*layers)
@@ -177,6 +180,39 @@ class InvertedResidual(nn.Module):
         """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride]."""
         y: Tensor = self.conv(x)
         return x + y if self.adds_input else y
+
+
+class SqueezeExcite(nn.Module):
+    """A gate for each channel from the means of all channels (arXiv:1709.01507, section 3).
+
+    squeezed: width between the two 1x1 convolutions `fc1` and `fc2`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Activation = nn.ReLU,
+        gate: type[nn.Sigmoid] | type[nn.Hardsigmoid] = nn.Sigmoid,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.activation = activation()
+        self.gate = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] -> the same, each channel times its gate."""
+        means = x.mean(dim=(2, 3), keepdim=True)
+        gated: Tensor = x * self.gate(self.fc2(self.activation(self.fc1(means))))
+        return gated
+
+
+def scaled_channels(channels: int, multiplier: float) -> int:
+    """The multiple of 8 nearest to channels x multiplier that is not 10 % smaller than that."""
+    wanted = channels * multiplier
+    nearest = max(8, int(wanted + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * wanted else nearest + 8
 
 
 def initialise(module: nn.Module) -> None:

