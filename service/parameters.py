@@ -6,7 +6,7 @@ known is refused, so that a typo is never silently ignored.
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -68,16 +68,9 @@ _Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class Parameters(BaseModel):
-    """What both POST /pose and POST /detect take."""
+    """Root of what routes take beside the image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: _Score | None = Field(
-        default=None, description="People with a lower score are left out; 0 to 1."
-    )
-    max_people: _Count | None = Field(
-        default=None, description="At most so many people, best first."
-    )
 
     @classmethod
     def of(cls, pairs: Iterable[Pair], max_people: int) -> Self:
@@ -95,9 +88,11 @@ class Parameters(BaseModel):
             parameters = cls.model_validate(gathered)
         except ValidationError as error:
             raise _invalid(cls, error) from None
-        if parameters.max_people is not None and parameters.max_people > max_people:
-            raise InvalidParameter("max_people", f"max_people: at most {max_people} are answered")
+        parameters._check(max_people)
         return parameters
+
+    def _check(self, max_people: int) -> None:
+        """Refuses what the server's limit does not allow."""
 
     @classmethod
     def _gather(cls, pairs: Iterable[Pair]) -> dict[str, Any]:
@@ -120,7 +115,22 @@ class Parameters(BaseModel):
         return gathered
 
 
-class PoseParameters(Parameters):
+class PeopleParameters(Parameters):
+    """What both POST /pose and POST /detect take."""
+
+    threshold: _Score | None = Field(
+        default=None, description="People with a lower score are left out; 0 to 1."
+    )
+    max_people: _Count | None = Field(
+        default=None, description="At most so many people, best first."
+    )
+
+    def _check(self, max_people: int) -> None:
+        if self.max_people is not None and self.max_people > max_people:
+            raise InvalidParameter("max_people", f"max_people: at most {max_people} are answered")
+
+
+class PoseParameters(PeopleParameters):
     """What POST /pose takes."""
 
     boxes: tuple[_BoxXywh, ...] | None = Field(
@@ -139,12 +149,38 @@ class PoseParameters(Parameters):
         return PoseOptions(boxes, self.threshold, self.max_people or max_people, self.flip_test)
 
 
-class DetectParameters(Parameters):
+class DetectParameters(PeopleParameters):
     """What POST /detect takes."""
 
     model: _Name | None = Field(
         default=None,
         description="A network of GET /models with the task `people`; else the detector.",
+    )
+
+
+class ClassifyParameters(Parameters):
+    """What POST /classify takes."""
+
+    model: _Name | None = Field(
+        default=None,
+        description="A network of GET /models with the task `classify`; else the embedded one.",
+    )
+    top_k: Annotated[_Count, Field(le=1000)] = Field(
+        default=5, description="So many classes, likeliest first."
+    )
+
+
+class SegmentParameters(Parameters):
+    """What POST /segment takes."""
+
+    model: _Name | None = Field(
+        default=None,
+        description="A network of GET /models with the task `segment`; else the first at hand.",
+    )
+    view: Literal["classes", "overlay"] = Field(
+        default="classes",
+        description="What a PNG shows: class indices with a palette, or the picture under colours. "
+        "A JPEG always shows the latter.",
     )
 
 

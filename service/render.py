@@ -148,3 +148,11 @@ def _fixed(point: npt.NDArray[np.floating]) -> tuple[int, int]:
     """A point in OpenCV's fixed-point numbers."""
     x, y = np.clip(point[:2], -_FAR_PX, _FAR_PX)
     return round(float(x) * _ONE), round(float(y) * _ONE)
+
+
+def draw_classes(
+    image: Image, class_map: npt.NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]
+) -> Image:
+    """A copy of the image under the colours of its pixels' classes."""
+    colours = np.array(palette, np.uint8)[class_map]
+    return np.asarray(cv2.addWeighted(image, 0.5, colours, 0.5, 0), dtype=np.uint8)

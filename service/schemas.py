@@ -2,13 +2,20 @@
 
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from heads.person import Person
     from heads.skeleton import Skeleton
     from models.backbone import Facts
-    from service.inference.answers import Box, DetectAnswer, PoseAnswer
+    from service.inference.answers import (
+        Box,
+        ClassifyAnswer,
+        DetectAnswer,
+        PoseAnswer,
+        SegmentAnswer,
+    )
     from service.inference.catalogue import ModelInfo
 
 BoxXywh = tuple[float, float, float, float]
@@ -147,6 +154,102 @@ class DetectResponse(Answer):
                 for box, score in zip(answer.boxes_xywh, answer.scores, strict=True)
             ],
             timing_ms=Timing.of(answer.timing_ms),
+        )
+
+
+class NetworkTiming(Answer):
+    """Milliseconds on the server, by phase, of an answer about a whole image."""
+
+    decode: float
+    queue: float
+    network: float
+    total: float
+
+    @classmethod
+    def of(cls, timing_ms: dict[str, float]) -> Self:
+        """Rounded."""
+        return cls(**{name: round(timing_ms.get(name, 0.0), 3) for name in cls.model_fields})
+
+
+class ClassAnswer(Answer):
+    """A class and how likely it is."""
+
+    index: int
+    name: str
+    probability: float
+
+
+class ClassifyResponse(Answer):
+    """What one photograph shows, likeliest first."""
+
+    model: str
+    image: ImageSize
+    classes: list[ClassAnswer]
+    random_weights: bool = Field(description="True: the network was never trained.")
+    timing_ms: NetworkTiming
+
+    @classmethod
+    def of(cls, answer: "ClassifyAnswer") -> Self:
+        """The JSON of a classifier's answer."""
+        return cls(
+            model=answer.model,
+            image=_size_of(answer.image.shape),
+            classes=[
+                ClassAnswer(
+                    index=c.index, name=c.name, probability=round(c.probability, SCORE_DIGITS)
+                )
+                for c in answer.classes
+            ],
+            random_weights=answer.random_weights,
+            timing_ms=NetworkTiming.of(answer.timing_ms),
+        )
+
+
+class ClassShare(Answer):
+    """A class that is in the picture, and its share of the pixels."""
+
+    index: int
+    name: str
+    share: float
+    colour: tuple[int, int, int]
+
+
+class SegmentResponse(Answer):
+    """The class of every pixel of one photograph."""
+
+    model: str
+    image: ImageSize
+    classes: list[ClassShare] = Field(description="Those present, by falling share.")
+    runs: list[tuple[int, int]] = Field(
+        description="[class index, length] of each run of equal pixels, row after row from the "
+        "top left; the lengths add up to width x height."
+    )
+    random_weights: bool = Field(description="True: the network was never trained.")
+    timing_ms: NetworkTiming
+
+    @classmethod
+    def of(cls, answer: "SegmentAnswer") -> Self:
+        """The JSON of a segmentation network's answer."""
+        flat = answer.class_map.ravel()
+        counts = np.bincount(flat, minlength=len(answer.class_names))
+        present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        starts = np.flatnonzero(np.diff(flat, prepend=np.int16(-1)))
+        lengths = np.diff(starts, append=flat.size)
+        return cls(
+            model=answer.model,
+            image=_size_of(answer.image.shape),
+            classes=[
+                ClassShare(
+                    index=i,
+                    name=answer.class_names[i],
+                    share=round(float(counts[i]) / flat.size, SCORE_DIGITS),
+                    colour=answer.palette[i],
+                )
+                for i in present
+            ],
+            runs=list(zip(flat[starts].tolist(), lengths.tolist(), strict=True)),
+            random_weights=answer.random_weights,
+            timing_ms=NetworkTiming.of(answer.timing_ms),
         )
 
 

@@ -12,7 +12,13 @@ from starlette.requests import Request
 from service.body import Body, read_body
 from service.dispatch import Dispatcher, Place
 from service.errors import Overloaded
-from service.inference.answers import DetectAnswer, PoseAnswer, PoseOptions
+from service.inference.answers import (
+    ClassifyAnswer,
+    DetectAnswer,
+    PoseAnswer,
+    PoseOptions,
+    SegmentAnswer,
+)
 from service.inference.job import Job
 from service.keys import KeyRing
 from service.settings import Settings
@@ -63,6 +69,12 @@ class PoseEngine(Protocol):
         self, data: bytes, model: str | None, threshold: float | None, max_people: int, job: Job
     ) -> DetectAnswer:
         """Where people are in an image file."""
+
+    def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
+        """What an image file shows."""
+
+    def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
+        """The class of every pixel of an image file."""
 
     def counters(self) -> Mapping[str, "BatchCounters"]:
         """What each network's batcher has done."""

@@ -13,6 +13,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HRPOSE_", frozen=True, extra="forbid")
 
+    allow_random: bool = Field(
+        default=False,
+        description="Serve networks without trained weights; their answers say so.",
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 is every one."
     )

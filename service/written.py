@@ -1,10 +1,11 @@
 """Answers as bytes: JSON, or the picture with people drawn. Slow, so not for the event loop."""
 
 from heads.image import ImageFormat, encode_image
-from service.accept import JSON, PNG
-from service.inference.answers import DetectAnswer, PoseAnswer
-from service.render import draw_boxes, draw_people
-from service.schemas import DetectResponse, PoseResponse
+from service.accept import JPEG, JSON, PNG
+from service.inference.answers import ClassifyAnswer, DetectAnswer, PoseAnswer, SegmentAnswer
+from service.png import encode_indexed
+from service.render import draw_boxes, draw_classes, draw_people
+from service.schemas import ClassifyResponse, DetectResponse, PoseResponse, SegmentResponse
 
 
 def write_pose(answer: PoseAnswer, media_type: str) -> bytes:
@@ -21,6 +22,21 @@ def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
         return DetectResponse.of(answer).model_dump_json().encode()
     drawn = draw_boxes(answer.image, answer.boxes_xywh, answer.scores)
     return encode_image(drawn, _format(media_type))
+
+
+def write_classes(answer: ClassifyAnswer) -> bytes:
+    """What the photograph shows, as JSON."""
+    return ClassifyResponse.of(answer).model_dump_json().encode()
+
+
+def write_segments(answer: SegmentAnswer, media_type: str, view: str) -> bytes:
+    """The class of every pixel: runs, an indexed PNG, or colours laid over the picture."""
+    if media_type == JSON:
+        return SegmentResponse.of(answer).model_dump_json().encode()
+    if media_type == JPEG or view == "overlay":
+        drawn = draw_classes(answer.image, answer.class_map, answer.palette)
+        return encode_image(drawn, _format(media_type))
+    return encode_indexed(answer.class_map, answer.palette)
 
 
 def _format(media_type: str) -> ImageFormat:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.accept import choose
+from service.accept import JSON, choose
 from service.serving import Serving
 
 
@@ -30,5 +30,12 @@ async def choose_answer(request: Request) -> str:
     """JSON, JPEG or PNG, as the Accept header says; NotAcceptable for anything else."""
     return choose(", ".join(request.headers.getlist("accept")))
 
+
+async def choose_json(request: Request) -> None:
+    """NotAcceptable where the Accept header wants no JSON."""
+    choose(", ".join(request.headers.getlist("accept")), (JSON,))
+
+
+ONLY_JSON: list[Any] = [Depends(choose_json)]
 
 AnswerType = Annotated[str, Depends(choose_answer)]

@@ -12,7 +12,15 @@ from heads.person import Person
 from heads.skeleton import COCO_17
 from models.errors import UnknownName
 from service.errors import InvalidParameter, Overloaded
-from service.inference.answers import Box, DetectAnswer, PoseAnswer, PoseOptions
+from service.inference.answers import (
+    Box,
+    ClassifyAnswer,
+    ClassScore,
+    DetectAnswer,
+    PoseAnswer,
+    PoseOptions,
+    SegmentAnswer,
+)
 from service.inference.batcher import BatchCounters
 from service.inference.job import Job
 
@@ -149,6 +157,37 @@ class FakeEngine:
                 (x * width, 0.1 * height, 0.4 * width, 0.85 * height) for _, x in scored
             ),
             scores=tuple(score for score, _ in scored),
+            image=image,
+            timing_ms={"total": 2.0},
+        )
+
+    def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
+        """Three classes, the likeliest first."""
+        name = "namer" if model is None else self._known(model)
+        self._behave(name, job)
+        image = decode_image(data, self._max_pixels)
+        shown = (("cat", 0.7), ("dog", 0.2), ("cow", 0.1))[:top_k]
+        return ClassifyAnswer(
+            model=name,
+            classes=tuple(ClassScore(i, word, p) for i, (word, p) in enumerate(shown)),
+            random_weights=False,
+            image=image,
+            timing_ms={"decode": 1.0, "network": 2.0, "total": 3.0},
+        )
+
+    def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
+        """Sky above, grass below, and nothing of the third class."""
+        name = "painter" if model is None else self._known(model)
+        self._behave(name, job)
+        image = decode_image(data, self._max_pixels)
+        class_map = np.zeros(image.shape[:2], np.uint8)
+        class_map[image.shape[0] // 4 :] = 2
+        return SegmentAnswer(
+            model=name,
+            class_names=("sky", "water", "grass"),
+            palette=((0, 0, 200), (0, 200, 200), (0, 200, 0)),
+            class_map=class_map,
+            random_weights=False,
             image=image,
             timing_ms={"total": 2.0},
         )

@@ -44,7 +44,7 @@ def test_every_reference_is_there(document: dict[str, Any]) -> None:
 
 def test_it_names_every_route_and_its_refusals(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
-        "/pose", "/detect", "/models", "/models/{name}", "/backbones",
+        "/pose", "/detect", "/classify", "/segment", "/models", "/models/{name}", "/backbones",
         "/health/live", "/health/ready", "/metrics",
     }  # fmt: skip
     responses = document["paths"]["/pose"]["post"]["responses"]
