@@ -39,25 +39,29 @@ export function listModels() {
 }
 
 /** Options as the form fields that are sent, in order; what has its default is left out. */
-export function fieldsOf({ model, threshold, flipTest, boxes }) {
+export function fieldsOf({ task, model, threshold, flipTest, boxes }) {
   const fields = [];
   if (model) fields.push(["model", model]);
+  if (task !== "people") return fields;
   if (threshold !== null) fields.push(["threshold", String(threshold)]);
   if (flipTest) fields.push(["flip_test", "true"]);
   if (boxes.length) fields.push(["boxes", JSON.stringify(boxes)]);
   return fields;
 }
 
-export function findPeople(blob, name, options, signal) {
+const PATHS = { people: "pose", classify: "classify", segment: "segment" };
+
+/** What the server answers about a photo, by the task that is asked for. */
+export function look(blob, name, options, signal) {
   const form = new FormData();
   form.append("image", blob, name);
   for (const [field, value] of fieldsOf(options)) form.append(field, value);
-  return ask("pose", { method: "POST", body: form, signal });
+  return ask(PATHS[options.task], { method: "POST", body: form, signal });
 }
 
 /** The shell command that asks the same. */
 export function curlCommand(name, options) {
-  const url = new URL("pose", document.baseURI).href;
+  const url = new URL(PATHS[options.task], document.baseURI).href;
   const parts = [`-F ${quote(`image=@${name}`)}`];
   for (const [field, value] of fieldsOf(options)) parts.push(`-F ${quote(`${field}=${value}`)}`);
   if (sessionStorage.getItem(KEY)) parts.push('-H "Authorization: Bearer $HRPOSE_KEY"');

@@ -1,19 +1,21 @@
 // The page: takes a photo or the webcam, asks the server, shows what it answered.
 
-import { Problem, curlCommand, findPeople, listModels, setKey } from "./api.js";
-import { fillModels, showAnswer, showPeople } from "./panel.js";
+import { Problem, curlCommand, listModels, look, setKey } from "./api.js";
+import { fillModels, showAnswer, showClasses, showPeople } from "./panel.js";
 import { stage } from "./stage.js";
 import { Webcam } from "./webcam.js";
 
 const $ = (id) => document.getElementById(id);
 const webcam = new Webcam();
 let models = null;
+let task = "people"; // or classify, segment
 let asking = null; // AbortController of the request in flight
 
 /* ------------------------------------------------------------------ settings */
 
 function options() {
   return {
+    task,
     model: $("model").value,
     threshold: $("threshold").dataset.set ? Number($("threshold").value) : null,
     flipTest: $("flip-test").checked && !$("flip-test").disabled,
@@ -24,7 +26,7 @@ function options() {
 async function loadModels() {
   try {
     models = await listModels();
-    fillModels($("model"), models);
+    fillModels($("model"), models, task);
     showModel();
   } catch (error) {
     showProblem(error);
@@ -35,10 +37,14 @@ async function loadModels() {
 function showModel() {
   const name = $("model").value || models.default;
   const model = models.models.find((entry) => entry.name === name);
-  if (!model) return;
-  const onePass = model.task === "people";
+  if (!$("model").options.length) {
+    $("model-facts").textContent =
+      "No network for this is here. Start the server with a checkpoint of one: hrpose serve --model FILE.";
+  }
+  if (!model || !$("model").options.length) return;
+  const onePass = model.task !== "pose";
   const size = model.input_size ? `, input ${model.input_size.join(" × ")}` : "";
-  const how = onePass ? "everybody in one pass" : "one person a box";
+  const how = HOW[model.task];
   $("model-facts").textContent = `${model.backbone} + ${model.head}${size}: ${how}. ${model.licence}.`;
   $("flip-test").disabled = onePass;
   $("draw-box").disabled = onePass;
@@ -46,6 +52,33 @@ function showModel() {
     stage.boxes = [];
     setDrawing(false);
   }
+}
+
+const HOW = {
+  people: "everybody in one pass",
+  pose: "one person a box",
+  classify: "what the middle of the photo shows",
+  segment: "the class of every pixel",
+};
+
+function setTask(chosen) {
+  task = chosen;
+  document.body.dataset.task = task;
+  for (const tab of document.querySelectorAll("[data-task].button")) {
+    tab.setAttribute("aria-pressed", String(tab.dataset.task === task));
+  }
+  $("people-title").textContent = { people: "People", classify: "Classes", segment: "Regions" }[task];
+  $("classes").hidden = task === "people";
+  stage.setAnswer(null);
+  stage.boxes = [];
+  setDrawing(false);
+  showAnswer(null);
+  showClasses($("classes"), null);
+  if (models) {
+    fillModels($("model"), models, task);
+    showModel();
+  }
+  askAgain();
 }
 
 function setThreshold(value) {
@@ -86,7 +119,7 @@ async function ask() {
   let answer = null;
   let problem = null;
   try {
-    answer = await findPeople(stage.photo.blob, stage.photo.name, options(), mine.signal);
+    answer = await look(stage.photo.blob, stage.photo.name, options(), mine.signal);
   } catch (error) {
     problem = error;
   }
@@ -110,6 +143,7 @@ function showResult(answer) {
   $("clear-boxes").hidden = stage.boxes.length === 0;
   showAnswer(answer);
   showPeople($("people"), answer, stage.threshold, (person) => stage.light(person));
+  showClasses($("classes"), answer);
   showCurl();
 }
 
@@ -166,8 +200,10 @@ async function watch(session) {
     const { image, blob } = await webcam.frame();
     if (!blob) break;
     try {
-      const answer = await findPeople(blob, "frame.jpg", options());
+      const asked = options();
+      const answer = await look(blob, "frame.jpg", asked);
       if (stopped()) break;
+      if (asked.task !== task) continue;
       stage.answer = null;
       stage.show({ image, blob, name: "frame.jpg" });
       showProblem(null);
@@ -239,6 +275,9 @@ $("save").addEventListener("click", async () => {
   URL.revokeObjectURL(link.href);
 });
 
+for (const tab of document.querySelectorAll("[data-task].button")) {
+  tab.addEventListener("click", () => setTask(tab.dataset.task));
+}
 $("model").addEventListener("change", () => {
   showModel();
   askAgain();
@@ -276,5 +315,6 @@ $("copy").addEventListener("click", async () => {
   setTimeout(() => ($("copy").textContent = "Copy"), 1800);
 });
 
+document.body.dataset.task = task;
 showCurl();
 loadModels();

@@ -11,13 +11,18 @@ export function sideOf(name) {
 
 /**
  * Draws everything, `scale` canvas pixels to an image pixel.
- * view: { image, people, edges, threshold, lit: index or null, boxes, pending: box or null }
+ * view: { image, overlay: canvas or null, people, edges, threshold, lit: index or null, boxes, pending: box or null }
  */
 export function draw(context, view, scale) {
   const { canvas } = context;
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(view.image, 0, 0, canvas.width, canvas.height);
+  if (view.overlay) {
+    context.globalAlpha = 0.5;
+    context.drawImage(view.overlay, 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = 1;
+  }
   view.people.forEach((person, index) => {
     if (index !== view.lit) drawPerson(context, person, view, scale, false);
   });
@@ -67,6 +72,24 @@ function drawBox(context, [left, top, width, height], scale, colour, dash) {
     context.strokeRect(left * scale, top * scale, width * scale, height * scale);
   }
   context.restore();
+}
+
+/** A canvas of the image's size in which each pixel has the colour of its class. */
+export function overlayOf({ image, classes, runs }) {
+  const made = document.createElement("canvas");
+  [made.width, made.height] = [image.width, image.height];
+  const context = made.getContext("2d");
+  const pixels = context.createImageData(image.width, image.height);
+  const colours = new Map(classes.map(({ index, colour }) => [index, colour]));
+  const words = new Uint32Array(pixels.data.buffer); // red is the lowest byte
+  let at = 0;
+  for (const [index, length] of runs) {
+    const [red, green, blue] = colours.get(index);
+    words.fill(((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0, at, at + length);
+    at += length;
+  }
+  context.putImageData(pixels, 0, 0);
+  return made;
 }
 
 /** Follows the size of the person, so that faces in a crowd and portraits both stay legible. */

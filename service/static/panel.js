@@ -13,14 +13,19 @@ function element(tag, { text = "", className = "" } = {}, ...children) {
   return made;
 }
 
-/** The networks whose weights are here; the empty value is the server's default. */
-export function fillModels(select, { models, default: standard }) {
+const DOES = { people: ["pose", "people"], classify: ["classify"], segment: ["segment"] };
+
+/** Networks for the task whose weights are here; the empty value is the server's default. */
+export function fillModels(select, { models, default: standard }, task) {
   const chosen = select.value;
-  const usable = models.filter((model) => model.state !== "weights-missing");
+  const usable = models.filter(
+    (model) => model.state !== "weights-missing" && DOES[task].includes(model.task),
+  );
   const others = usable.filter((model) => model.name !== standard);
-  const first = new Option(`${standard} (default)`, "");
-  select.replaceChildren(first, ...others.map(({ name }) => new Option(name, name)));
-  select.value = [...select.options].some(({ value }) => value === chosen) ? chosen : "";
+  const first = usable.length > others.length ? [new Option(`${standard} (default)`, "")] : [];
+  select.replaceChildren(...first, ...others.map(({ name }) => new Option(name, name)));
+  const values = [...select.options].map(({ value }) => value);
+  select.value = values.includes(chosen) ? chosen : (values[0] ?? "");
 }
 
 export function showAnswer(answer) {
@@ -39,13 +44,42 @@ export function showAnswer(answer) {
   $("timing").textContent = `${times.total.toFixed(1)} ms on the server: ${listed}`;
 }
 
-function inWords({ people, model, boxes_from: source, image }) {
+function inWords(answer) {
+  const { people, classes, model, boxes_from: source, image } = answer;
+  if (classes) {
+    const [first] = classes;
+    const share = Math.round(100 * (first.probability ?? first.share));
+    return `${first.name} ${share} %, by ${model}, ${image.width} × ${image.height} pixels`;
+  }
   const count = people.length === 1 ? "1 person" : `${people.length || "No"} people`;
   const [kind, name] = source.split(":");
   let boxes = "boxes drawn by you";
   if (kind === "image") boxes = "the whole image as one box";
   if (kind === "detector") boxes = name === model ? "boxes of its own" : `boxes from ${name}`;
   return `${count} by ${model}, ${boxes}, ${image.width} × ${image.height} pixels`;
+}
+
+/** Classes as bars: how likely each is, or how much of the picture it covers. */
+export function showClasses(list, answer) {
+  list.replaceChildren(
+    ...(answer?.classes ?? []).map(({ name, probability, share, colour }) => {
+      const value = probability ?? share;
+      const bar = element("span");
+      bar.style.width = `${100 * value}%`;
+      if (colour) bar.style.background = `rgb(${colour.join(" ")})`;
+      return element(
+        "li",
+        {},
+        element(
+          "div",
+          { className: "row" },
+          element("span", { className: "name", text: name }),
+          element("span", { className: "facts", text: `${(100 * value).toFixed(1)} %` }),
+        ),
+        element("div", { className: "share" }, bar),
+      );
+    }),
+  );
 }
 
 /** A list that opens to every keypoint; `light(index or null)` is told what is pointed at. */

@@ -1,6 +1,6 @@
 // The photo on its canvas: painted with its skeletons, pointed at, and drawn boxes on.
 
-import { draw, nearest } from "./draw.js";
+import { draw, nearest, overlayOf } from "./draw.js";
 
 const canvas = document.getElementById("canvas");
 const drop = document.getElementById("drop");
@@ -13,6 +13,7 @@ export const stage = {
   answer: null,
   threshold: 0.2, // keypoints with a lower score are not drawn
   boxes: [], // drawn by hand: [left, top, width, height] in image pixels
+  overlay: null, // a canvas of the photo's size, coloured by class
   lit: null, // index of the person that is pointed at
   onLight: () => {},
   onBox: () => {},
@@ -28,6 +29,7 @@ export const stage = {
 
   setAnswer(answer) {
     this.answer = answer;
+    this.overlay = answer?.runs ? overlayOf(answer) : null;
     this.paint();
   },
 
@@ -63,7 +65,8 @@ export const stage = {
     return {
       image: this.photo.image,
       people: this.answer?.people ?? [],
-      edges: this.answer?.skeleton.edges ?? [],
+      edges: this.answer?.skeleton?.edges ?? [],
+      overlay: this.overlay,
       threshold: this.threshold,
       lit: this.lit,
       boxes: this.boxes,
@@ -94,7 +97,7 @@ function pointerAt(event) {
 
 function showTip(event) {
   const { x, y, reach } = pointerAt(event);
-  const found = stage.answer && nearest(stage.answer.people, stage.threshold, x, y, reach);
+  const found = stage.answer?.people && nearest(stage.answer.people, stage.threshold, x, y, reach);
   tip.hidden = !found;
   stage.light(found ? found.person : null);
   if (!found) return;

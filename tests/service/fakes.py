@@ -27,7 +27,9 @@ from service.inference.job import Job
 if TYPE_CHECKING:
     from service.inference.catalogue import ModelInfo
 
-NETWORKS = ("fast", "finder", "slow", "stuck", "full", "broken", "missing")
+NETWORKS = ("fast", "finder", "slow", "stuck", "full", "broken", "missing", "namer", "painter")
+
+TASKS = {"finder": "people", "namer": "classify", "painter": "segment"}
 
 SECRET = "/home/somebody/secret"
 """Stands in the messages of faults; no answer may show it."""
@@ -99,7 +101,7 @@ class FakeEngine:
         missing = name == "missing"
         return ModelInfo(
             name=name,
-            task="people" if name == "finder" else "pose",
+            task=TASKS.get(name, "pose"),
             state="weights-missing" if missing else "loaded",
             backbone="hrnet_w32",
             head="simple",

@@ -262,3 +262,39 @@ def test_nothing_is_fetched_from_elsewhere(browser: Browser, page: str) -> None:
     names = browser.run("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert len(names) > 5
     assert all(name.startswith((page, "blob:", "data:")) for name in names)
+
+
+@pytest.mark.usefixtures("page")
+def test_each_task_has_its_networks_and_its_answer(browser: Browser) -> None:
+    def choose(task: str) -> None:
+        browser.run(f"document.querySelector('.tabs [data-task={task}]').click()")
+
+    names = "return [...document.querySelector('#model').options].map((o) => o.text)"
+    summary = "return document.querySelector('#summary').textContent"
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    choose("classify")
+    browser.wait_for("document.querySelectorAll('#classes li').length === 3")
+    assert browser.run(names) == ["namer"]
+    assert browser.run(summary).startswith("cat 70 %, by namer")
+    assert "/classify" in browser.run("return document.querySelector('#curl').textContent")
+    assert browser.run("return document.querySelector('#flip-test').offsetParent === null")
+    keep(browser, "classify")
+    choose("segment")
+    browser.wait_for("document.querySelectorAll('#classes li').length === 2")
+    assert browser.run(names) == ["painter"]
+    assert browser.run(summary).startswith("grass 75 %, by painter")
+    photo = decode_image(SAMPLE.read_bytes())
+    for x, y, tint in ((320, 40, (0, 0, 200)), (320, 390, (0, 200, 0))):
+        (colour,) = browser.run(COLOURS, [(x, y)], photo.shape[1])
+        expected = [(int(a) + b) / 2 for a, b in zip(photo[y, x], tint, strict=True)]
+        assert max(abs(a - b) for a, b in zip(colour, expected, strict=True)) < 40
+    keep(browser, "segment")
+    browser.resize(360, 740, 2.0)
+    assert_fits(browser)
+    keep(browser, "segment_360")
+    browser.resize(1280, 900)
+    choose("people")
+    browser.wait_for("document.querySelectorAll('#people li').length === 2")
+    assert browser.run("return document.querySelector('#classes').hidden")
+    assert browser.complaints() == []
