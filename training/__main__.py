@@ -1,0 +1,29 @@
+"""`python -m training RECIPE --data FOLDER`: starts a run, or goes on with it."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.loop import train
+from training.recipe import read_recipe
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from.")],
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=c: another value for a key.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Save and end after so long.")] = None,
+) -> None:
+    """Train as a recipe says; the same command resumes an interrupted run."""
+    stop_at = None if minutes is None else time.time() + 60 * minutes
+    best = train(read_recipe(recipe, change or ()), data, runs, stop_at)
+    typer.echo(best)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""Random views of a person for training: one warp a sample, by the same geometry as inference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.geometry import BOX_PADDING, Crop, Size, flip_points
+from heads.image import Image, warp
+from heads.skeleton import Skeleton
+
+FloatArray = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]
+
+UPPER_BODY = ("nose", "eye", "ear", "shoulder", "elbow", "wrist")
+"""Parts of keypoint names that belong to the upper half of a body."""
+
+MIN_HALF_BODY = 3
+"""So many labelled keypoints half a body needs to be worth a view of its own."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is varied, and how far; the defaults follow the official HRNet training.
+
+    scale: the crop shows between 1 - scale and 1 + scale times what it would.
+    rotation_deg: at most so far, in 60 % of the views.  shift: share of the box.
+    flip, half_body: how often.  colour: how far brightness, contrast and each channel vary.
+    """
+
+    skeleton: Skeleton
+    input_size: Size
+    scale: float = 0.35
+    rotation_deg: float = 45.0
+    shift: float = 0.05
+    flip: float = 0.5
+    half_body: float = 0.3
+    colour: float = 0.2
+
+    def apply(
+        self,
+        image: Image,
+        box_xywh: Box,
+        keypoints: FloatArray,
+        weights: FloatArray,
+        rng: np.random.Generator,
+    ) -> tuple[Image, FloatArray, FloatArray]:
+        """A view uint8 [H, W, 3], keypoints [K, 2] in its pixels, and their weights [K]."""
+        if rng.random() < self.half_body:
+            box_xywh = self._half_body(box_xywh, keypoints, weights, rng)
+        left, top, width, height = box_xywh
+        zoom = BOX_PADDING * float(
+            np.clip(1 + self.scale * rng.normal() / 2, 1 - self.scale, 1 + self.scale)
+        )
+        turn = 0.0
+        if rng.random() < 0.6:
+            turn = float(np.clip(rng.normal() / 2, -1, 1)) * self.rotation_deg
+        moved = (
+            left + self.shift * width * rng.uniform(-1, 1),
+            top + self.shift * height * rng.uniform(-1, 1),
+            width,
+            height,
+        )
+        crop = Crop.around(moved, self.input_size, padding=zoom, rotation_deg=turn)
+        mirrored = rng.random() < self.flip
+        view = warp(image, crop.mirrored() if mirrored else crop)
+        points = crop.to_input(keypoints).astype(np.float32)
+        if mirrored:
+            points = flip_points(points, self.input_size[1], self.skeleton.flip_order)
+            weights = weights[list(self.skeleton.flip_order)]
+        return self._recoloured(view, rng), np.asarray(points, np.float32), weights
+
+    def _half_body(
+        self, box: Box, keypoints: FloatArray, weights: FloatArray, rng: np.random.Generator
+    ) -> Box:
+        """A box round the labelled keypoints of the upper or lower half, where there are enough."""
+        upper = np.array([any(p in n for p in UPPER_BODY) for n in self.skeleton.keypoints])
+        half = (upper if rng.random() < 0.5 else ~upper) & (weights > 0)
+        if half.sum() < MIN_HALF_BODY:
+            return box
+        low, high = keypoints[half].min(axis=0), keypoints[half].max(axis=0)
+        size = np.maximum((high - low) * 1.5, 8)
+        start = (low + high - size) / 2
+        return (float(start[0]), float(start[1]), float(size[0]), float(size[1]))
+
+    def _recoloured(self, view: Image, rng: np.random.Generator) -> Image:
+        """Contrast, brightness and each channel moved a little, by one table a channel."""
+        if self.colour == 0:
+            return view
+        levels = np.arange(256, dtype=np.float32)
+        contrast = 1 + self.colour * rng.uniform(-1, 1)
+        gains = contrast * (1 + self.colour / 2 * rng.uniform(-1, 1, 3))
+        offset = 128 * self.colour * rng.uniform(-1, 1)
+        tables = ((levels[:, None] - 128) * gains + 128 + offset).clip(0, 255).astype(np.uint8)
+        return np.stack([tables[view[..., c], c] for c in range(3)], axis=2)

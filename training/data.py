@@ -1,0 +1,148 @@
+"""COCO keypoint files -> samples: who is trained on, with which box, and how sure each label is.
+
+Only the index is held in memory; photographs are read when a sample is drawn. As in the official
+code crowds, people without labelled keypoints and boxes without area are left out.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from heads.codec import HeatmapCodec
+from heads.image import read_image
+from heads.skeleton import Skeleton
+from training.augment import Augmentation
+from training.errors import DataError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person to train on.
+
+    keypoints: [K, 2] pixels of the photograph.  weights: [K], 0 not labelled to 1 sure.
+    """
+
+    path: Path
+    box_xywh: tuple[float, float, float, float]
+    keypoints: FloatArray
+    weights: FloatArray
+    source: str
+
+
+def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleton]:
+    """People of a COCO keypoint file, and what their keypoints are called.
+
+    Fields beside COCO's that count: `primary` 0 (not trained on), `scores` (how sure a label is, 1
+    for people's own), `source` (of the annotation). Raises DataError with the entry's id.
+    """
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        category = next(c for c in content["categories"] if c.get("keypoints"))
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        entries = content["annotations"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
+    skeleton = Skeleton.from_coco_category(category)
+    samples = []
+    for entry in entries:
+        if entry.get("iscrowd") or not entry.get("num_keypoints") or not entry.get("primary", 1):
+            continue
+        sample = _sample(annotations.name, entry, files, images, len(skeleton.keypoints))
+        if sample.box_xywh[2] > 1 and sample.box_xywh[3] > 1:
+            samples.append(sample)
+    if not samples:
+        raise DataError(f"{annotations.name} has nobody to train on")
+    return samples, skeleton
+
+
+def _sample(
+    name: str, entry: Mapping[str, Any], files: Mapping[int, str], images: Path, count: int
+) -> Sample:
+    where = f"{name}, annotation {entry.get('id')}"
+    try:
+        keypoints = np.array(entry["keypoints"], np.float32).reshape(count, 3)
+        left, top, width, height = (float(v) for v in entry["bbox"])
+        path = images / files[entry["image_id"]]
+        sure = np.array(entry.get("scores", [1.0] * count), np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where} cannot be read: {error!r}") from error
+    if sure.shape != (count,) or not np.isfinite(keypoints).all():
+        raise DataError(f"{where} needs {count} finite keypoints and as many scores")
+    weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
+    return Sample(
+        path, (left, top, width, height), keypoints[:, :2], weights, entry.get("source", "")
+    )
+
+
+class PoseDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+    """Crops, target heatmaps and weights of samples, each drawn with its own random numbers.
+
+    An item is asked for as (index, seed), so that the same epoch gives the same crops whichever
+    process makes them, and after a resume.
+    """
+
+    def __init__(
+        self, samples: list[Sample], codec: HeatmapCodec, augmentation: Augmentation
+    ) -> None:
+        self._samples = samples
+        self._codec = codec
+        self._augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Image uint8 [H, W, 3], heatmaps float32 [K, h, w], weights float32 [K]."""
+        index, seed = key
+        sample = self._samples[index]
+        crop, points, weights = self._augmentation.apply(
+            read_image(sample.path),
+            sample.box_xywh,
+            sample.keypoints,
+            sample.weights,
+            np.random.default_rng(seed),
+        )
+        heatmaps, inside = self._codec.encode(points, weights)
+        return (
+            torch.from_numpy(crop),
+            torch.from_numpy(heatmaps),
+            torch.from_numpy(weights * inside),
+        )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(index, seed) of an epoch's samples, drawn by weight; the same for the same seed and epoch.
+
+    skip: so many samples from the start are left out (a resume in the middle of an epoch).
+    """
+
+    def __init__(self, chances: FloatArray, count: int, seed: int) -> None:
+        self._chances = chances / chances.sum()
+        self._count = count
+        self._seed = seed
+        self.epoch = 0
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self._seed, self.epoch))
+        drawn = rng.choice(len(self._chances), self._count, p=self._chances)
+        seeds = rng.integers(0, 2**62, self._count)
+        pairs = zip(drawn.tolist(), seeds.tolist(), strict=True)
+        yield from list(pairs)[self.skip :]
+
+    def __len__(self) -> int:
+        return self._count - self.skip
+
+
+def chances_of(samples: list[Sample], by_source: Mapping[str, float]) -> FloatArray:
+    """How likely each sample is drawn, relatively: by its source, 1 where none is named."""
+    return np.array([by_source.get(sample.source, 1.0) for sample in samples], np.float32)

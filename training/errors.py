@@ -1,0 +1,21 @@
+"""Errors of the training layer.
+
+HrposeError
+├── RecipeError         a recipe that cannot be meant: names the key
+├── DataError           a data set that cannot be used: names file and entry
+└── TrainingDiverged    a loss that is no number any more
+"""
+
+from models.errors import HrposeError
+
+
+class RecipeError(HrposeError):
+    """A recipe with a key that is unknown or a value that cannot be meant."""
+
+
+class DataError(HrposeError):
+    """A data set that cannot be used; the message has the file and the entry."""
+
+
+class TrainingDiverged(HrposeError):
+    """The loss is not finite any more; the newest state file is from before."""

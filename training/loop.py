@@ -1,0 +1,239 @@
+"""A training run from top to bottom: build, load, for epoch, for batch, step, evaluate, save.
+
+A run's folder holds `log.jsonl` (a line each 50 steps and each epoch), `state.pt` (everything that
+a resume needs) and `best.safetensors` (the averaged weights with the best validation AP so far, as
+a checkpoint that `hrpose serve --model` takes). The same command resumes.
+"""
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from heads.checkpoint import load_checkpoint, save_checkpoint
+from heads.geometry import flip_heatmaps
+from heads.image import Image, warp
+from heads.network import Network, build, input_tensor
+from heads.person import Person, person_score
+from heads.spec import NetworkSpec, Provenance
+from models.weights import load_strict
+from training.augment import Augmentation
+from training.data import EpochSampler, PoseDataset, chances_of, read_samples
+from training.errors import TrainingDiverged
+from training.evaluate import Box, Scores, load_annotations, predict_all, score
+from training.losses import heatmap_mae, heatmap_mse
+from training.recipe import Optimisation, Recipe
+
+LOG_EVERY = 50
+
+
+@dataclass
+class Progress:
+    """Where a run is: epochs done, steps done in this one, crops seen, the best AP so far."""
+
+    epoch: int = 0
+    step: int = 0
+    crops: int = 0
+    best_ap: float = -1.0
+
+
+def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) -> Path:
+    """Trains as the recipe says and returns the best checkpoint.
+
+    data: the folder that the recipe's paths start from.  runs: where run folders are kept.
+    stop_at: a time (time.time()) after which the run saves its state and ends.
+    Raises DataError, WeightsError, or TrainingDiverged.
+    """
+    how = recipe.optimisation
+    folder = runs / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(how.seed)
+
+    samples, skeleton = read_samples(data / recipe.data.train, data / recipe.data.train_images)
+    spec = recipe.spec(skeleton)
+    views = Augmentation(skeleton, spec.input_size, **recipe.views.model_dump())
+    dataset = PoseDataset(samples, spec.heatmap_codec(), views)
+    sampler = EpochSampler(
+        chances_of(samples, recipe.data.weights), how.samples_per_epoch, how.seed
+    )
+    network = build(spec).to(memory_format=torch.channels_last)
+    if recipe.network.init:
+        load_strict(network, load_checkpoint(Path(recipe.network.init))[1], recipe.network.init)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True)
+    optimizer = torch.optim.AdamW(
+        _groups(network, how.weight_decay), lr=how.learning_rate, fused=True
+    )
+    steps = how.epochs * math.ceil(how.samples_per_epoch / how.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _rate(step, how.warmup_steps, steps)
+    )
+    progress = Progress()
+    state = {
+        "network": network, "average": average, "optimizer": optimizer, "schedule": schedule,
+    }  # fmt: skip
+    _resume(folder / "state.pt", state, progress)
+
+    saved = time.monotonic()
+    while progress.epoch < how.epochs:
+        network.train()
+        sampler.epoch, sampler.skip = progress.epoch, progress.step * how.batch
+        loader = DataLoader(dataset, how.batch, sampler=sampler, num_workers=how.workers)
+        started, before = time.monotonic(), progress.crops
+        for images, heatmaps, weights in loader:
+            loss = _step(network, spec, images, heatmaps, weights, optimizer, how)
+            schedule.step()
+            average.update_parameters(network)
+            progress.step += 1
+            progress.crops += len(images)
+            if progress.step % LOG_EVERY == 0:
+                rate = (progress.crops - before) / (time.monotonic() - started)
+                _log(folder, progress, loss=loss, lr=schedule.get_last_lr()[0], crops_per_s=rate)
+            out_of_time = stop_at is not None and time.time() >= stop_at
+            if out_of_time or time.monotonic() - saved > how.save_every_s:
+                _save(folder / "state.pt", state, progress)
+                saved = time.monotonic()
+            if out_of_time:
+                return folder / "best.safetensors"
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        averaged = average.module
+        assert isinstance(averaged, Network)
+        scores = validate(averaged, spec, data / recipe.data.val, data / recipe.data.val_images)
+        _log(folder, progress, ap=scores.ap, ap50=scores.ap50, pck=scores.pck, boxes=scores.boxes)
+        if scores.ap > progress.best_ap:
+            progress.best_ap = scores.ap
+            _save_best(folder / "best.safetensors", averaged, spec, recipe, progress, scores)
+        _save(folder / "state.pt", state, progress)
+    return folder / "best.safetensors"
+
+
+def _step(
+    network: nn.Module,
+    spec: NetworkSpec,
+    images: Tensor,
+    heatmaps: Tensor,
+    weights: Tensor,
+    optimizer: torch.optim.Optimizer,
+    how: Optimisation,
+) -> float:
+    """One step; returns the loss. Images uint8 [N, H, W, 3], the others as `PoseDataset` says."""
+    x = input_tensor(spec, images).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+        predicted = network(x)
+    predicted = predicted.float()
+    if how.loss == "mse":
+        loss = heatmap_mse(predicted, heatmaps, weights)
+    else:
+        loss = heatmap_mae(predicted, heatmaps, weights, how.foreground)
+    if not torch.isfinite(loss):
+        raise TrainingDiverged(f"the loss is {loss.item()}; try a lower learning_rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm)
+    optimizer.step()
+    return float(loss.item())
+
+
+def validate(network: Network, spec: NetworkSpec, annotations: Path, images: Path) -> Scores:
+    """AP and PCK with annotated boxes, each crop looked at twice (flip test)."""
+    network.eval()
+    codec, order = spec.heatmap_codec(), spec.skeleton.flip_order
+
+    def predict(image: Image, boxes: Any) -> list[Person]:
+        crops = [spec.crop(box) for box in boxes]
+        views = np.stack([warp(image, crop) for crop in crops])
+        both = np.concatenate([views, views[:, :, ::-1]])
+        with torch.inference_mode():
+            maps = network(input_tensor(spec, torch.from_numpy(both)))
+        assert isinstance(maps, Tensor)
+        heatmaps = maps.numpy()
+        back = flip_heatmaps(heatmaps[len(crops) :], order, spec.alignment)
+        mean = np.asarray((heatmaps[: len(crops)] + back) / 2, np.float32)
+        found = codec.decode(mean)
+        return [
+            _person(crop.to_image(p), s, b)
+            for crop, p, s, b in zip(crops, *found, boxes, strict=True)
+        ]
+
+    truth = load_annotations(annotations)
+    results = predict_all(truth, images, predict, "gt")
+    return score(truth, results, model=spec.name, boxes="annotated boxes, flip test")
+
+
+def _person(points: Any, scores: Any, box: Box) -> Person:
+    keypoints = np.column_stack([points, scores.clip(0, 1)]).astype(np.float32)
+    return Person(keypoints, person_score(keypoints, None), box)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels only: norms and biases are not to be small."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _rate(step: int, warmup: int, steps: int) -> float:
+    """Share of the learning rate: up in a line, then down as a cosine to a hundredth."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(path: Path, state: dict[str, Any], progress: Progress) -> None:
+    """Writes all that a resume needs; a crash in between leaves the state before."""
+    content = {name: part.state_dict() for name, part in state.items()}
+    content["progress"] = asdict(progress)
+    content["rng"] = torch.get_rng_state()
+    temporary = path.with_suffix(".part")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, state: dict[str, Any], progress: Progress) -> None:
+    if not path.is_file():
+        return
+    content = torch.load(path, weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(content[name])
+    for name, value in content["progress"].items():
+        setattr(progress, name, value)
+    torch.set_rng_state(content["rng"])
+
+
+def _save_best(
+    path: Path,
+    network: Network,
+    spec: NetworkSpec,
+    recipe: Recipe,
+    progress: Progress,
+    scores: Scores,
+) -> None:
+    provenance = Provenance(
+        origin=f"hrpose: recipe {recipe.name}, {progress.crops} crops",
+        data=recipe.data.description,
+        recipe=recipe.model_dump_json(),
+        parameters=sum(p.numel() for p in network.parameters()),
+        scores={
+            "AP, annotated boxes, flip test": round(scores.ap, 4),
+            "PCK@0.2": round(scores.pck, 4),
+        },
+    )
+    save_checkpoint(path, spec.model_copy(update={"provenance": provenance}), network.state_dict())
+
+
+def _log(folder: Path, progress: Progress, **values: Any) -> None:
+    line = asdict(progress) | {"time": round(time.time(), 1)} | values
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
