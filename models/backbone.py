@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.errors import ShapeError, SpecError, UnknownName
 
-FAMILIES = ("efficientnet", "hrnet", "mobilenet", "resnet")
+FAMILIES = ("efficientnet", "hrnet", "mobilenet", "resnet", "resnext")
 
 SIDE_MULTIPLE = 32
 

@@ -92,7 +92,7 @@ class BasicBlock(nn.Module):
         self.conv2 = convolution(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, width * self.expansion, stride)
+        self.downsample = shortcut(in_channels, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, width, H / stride, W / stride]."""
@@ -106,22 +106,32 @@ class Bottleneck(nn.Module):
     """1x1 down to `width`, 3x3, 1x1 up to 4 x width (arXiv:1512.03385, figure 5 right).
 
     The stride is on the 3x3 convolution, as in all public checkpoints used here; the paper has it
-    on the first 1x1.
+    on the first 1x1. groups and group_width: the 3x3 has that many groups of width / 64 x
+    group_width channels (ResNeXt, arXiv:1611.05431; wide ResNet, arXiv:1605.07146).
     """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        group_width: int = 64,
+    ) -> None:
         super().__init__()
         out_channels = width * self.expansion
-        self.conv1 = convolution(in_channels, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, stride=stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = convolution(width, out_channels, 1)
+        inner = width * group_width // 64 * groups
+        self.conv1 = convolution(in_channels, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = convolution(inner, inner, 3, stride=stride, groups=groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = convolution(inner, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, 4 width, H / stride, W / stride]."""
@@ -132,11 +142,20 @@ class Bottleneck(nn.Module):
         return out
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> ConvNorm | None:
-    """A projection where the shape changes (option B of the paper), else the identity."""
+def shortcut(
+    in_channels: int, out_channels: int, stride: int, *, kernel: int = 1, pooled: bool = False
+) -> nn.Sequential | None:
+    """A projection where the shape changes (option B of the paper), else the identity.
+
+    pooled: 2x2 means before it take the stride (ResNet-D, arXiv:1812.01187, figure 2c); its
+    tensors are then `1` and `2`.
+    """
     if stride == 1 and in_channels == out_channels:
         return None
-    return ConvNorm(in_channels, out_channels, 1, stride=stride, activation=None)
+    if pooled:
+        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, stride)
+        return nn.Sequential(pool, *ConvNorm(in_channels, out_channels, kernel, activation=None))
+    return ConvNorm(in_channels, out_channels, kernel, stride=stride, activation=None)
 
 
 class InvertedResidual(nn.Module):

@@ -13,69 +13,39 @@ is a 1x1 convolution. Table 1 of the paper, at 224 x 224:
     layer3   16      14 x 14    256    2  6                   6  23  36
     layer4   32      7 x 7      512    2  3                   3  3   3
 
+`wide_resnet50_2` doubles the width inside each Bottleneck of resnet50, not that between blocks
+(Zagoruyko, Komodakis 2016, arXiv:1605.07146: wider does what deeper does, and runs faster).
+
 Tensor names are torchvision's. Where we depart from the paper: the Bottleneck has its stride on the
 3x3 convolution, as torchvision's weights need (see blocks.Bottleneck). Stages deeper than the
 coarsest asked stride are not built.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
-from torch import Tensor, nn
-
-from models.backbone import Backbone, FeatureSpec, register
-from models.blocks import BasicBlock, Bottleneck, initialise
-
-STRIDES = (4, 8, 16, 32)
-WIDTHS = (64, 128, 256, 512)
+from models.backbone import register
+from models.blocks import BasicBlock, Bottleneck
+from models.residual import STRIDES, Depths, ResidualBackbone, resnet_stem
 
 
-class ResNet(Backbone):
+class ResNet(ResidualBackbone):
     """Table 1 of the paper without its pooling and classifier.
 
     depths: blocks of layer1 to layer4.
+    group_width: channels inside the first Bottlenecks; the paper has 64.
     """
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
+        depths: Depths,
         strides: Sequence[int] = STRIDES,
+        *,
+        group_width: int = 64,
     ) -> None:
-        stages = STRIDES.index(max(strides)) + 1
-        super().__init__(
-            specs=[
-                FeatureSpec(stride, WIDTHS[STRIDES.index(stride)] * block.expansion)
-                for stride in strides
-            ],
-            unbuilt=[f"layer{stage}." for stage in range(stages + 1, 5)],
-        )
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        in_channels = 64
-        self.stages: list[str] = []
-        for width, depth, stride in list(zip(WIDTHS, depths, (1, 2, 2, 2), strict=True))[:stages]:
-            out_channels = width * block.expansion
-            blocks = [block(in_channels, width, stride)]
-            blocks += [block(out_channels, width) for _ in range(depth - 1)]
-            self.stages.append(f"layer{len(self.stages) + 1}")
-            self.add_module(self.stages[-1], nn.Sequential(*blocks))
-            in_channels = out_channels
-        initialise(self)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, 3, H, W] -> the asked maps, finest first."""
-        self.check_input(x)
-        asked = [spec.stride for spec in self.specs]
-        maps = []
-        x = self.relu(self.bn1(self.conv1(x)))  # stride 2
-        x = self.maxpool(x)  # stride 4
-        for stage, stride in zip(self.stages, STRIDES, strict=False):
-            x = self.get_submodule(stage)(x)
-            if stride in asked:
-                maps.append(x)
-        return maps
+        make = block if block is BasicBlock else partial(Bottleneck, group_width=group_width)
+        super().__init__(make, depths, strides, expansion=block.expansion, stem=resnet_stem())
 
 
 _PAPER = "He et al. 2015, arXiv:1512.03385"
@@ -146,3 +116,16 @@ def resnet101(strides: Sequence[int] = STRIDES) -> ResNet:
 def resnet152(strides: Sequence[int] = STRIDES) -> ResNet:
     """152 layers with weights: 50 Bottlenecks."""
     return ResNet(Bottleneck, (3, 8, 36, 3), strides)
+
+
+@register(
+    paper="Zagoruyko, Komodakis 2016, arXiv:1605.07146",
+    input_size=(224, 224),
+    parameters=66_834_240,
+    multiply_adds=11_395_973_120,
+    weights_origin=_WEIGHTS,
+    weights_licence=_LICENCE,
+)
+def wide_resnet50_2(strides: Sequence[int] = STRIDES) -> ResNet:
+    """resnet50 with Bottlenecks twice as wide inside."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), strides, group_width=128)

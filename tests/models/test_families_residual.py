@@ -1,0 +1,73 @@
+"""The families after ResNet: the same random weights give the same maps and classes as the twin's.
+
+The twin is torchvision's network of the same name, or timm's under the name given here.
+"""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from models import create_backbone
+from models.weights import load_weights
+
+TOLERANCE = 1e-5  # of the standard deviation of a map
+
+TORCHVISION = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2")
+TIMM: dict[str, str] = {}
+FAST = ("resnext50_32x4d", "wide_resnet50_2")
+CLASSIFIERS = ("fc", "last_linear")
+
+
+def twin_of(name: str) -> nn.Module:
+    twin: nn.Module
+    if name in TORCHVISION:
+        twin = getattr(torchvision.models, name)(weights=None)
+    else:
+        twin = timm.create_model(TIMM[name])
+    generator = torch.Generator().manual_seed(7)
+    for layer in twin.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.1, generator=generator)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(std=0.1, generator=generator)
+            layer.running_var.uniform_(0.5, 1.5, generator=generator)
+            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
+            nn.init.normal_(layer.bias, std=0.1, generator=generator)
+    return twin.eval()
+
+
+def relative_differences(name: str) -> list[float]:
+    """Of the four maps and of the classes: the largest difference over the standard deviation."""
+    twin, ours = twin_of(name), create_backbone(name).eval()
+    load_weights(ours, twin.state_dict())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    theirs: list[Tensor] = []
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        twin.get_submodule(layer).register_forward_hook(
+            lambda _module, _inputs, output: theirs.append(output.clone())
+        )
+    classifier = next(part for key, part in twin.named_children() if key in CLASSIFIERS)
+    with torch.inference_mode():
+        theirs.append(twin(x))
+        maps = ours(x)
+        maps.append(classifier(maps[-1].mean(dim=(2, 3))))
+    for a, b in zip(maps, theirs, strict=True):
+        assert a.shape == b.shape
+    return [(a - b).abs().max().item() / b.std().item() for a, b in zip(maps, theirs, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*TORCHVISION, *TIMM)
+    ],
+)
+def test_a_family_equals_its_twin(name: str) -> None:
+    assert max(relative_differences(name)) <= TOLERANCE
