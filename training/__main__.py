@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
+from models.errors import HrposeError
 from training.loop import train
 from training.recipe import read_recipe
 
 
 def main(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the recipe's paths start from; else its data.root."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     change: Annotated[
         list[str] | None, typer.Option("--set", help="a.b=c: another value for a key.")
@@ -21,7 +25,12 @@ def main(
 ) -> None:
     """Train as a recipe says; the same command resumes an interrupted run."""
     stop_at = None if minutes is None else time.time() + 60 * minutes
-    best = train(read_recipe(recipe, change or ()), data, runs, stop_at)
+    try:
+        plan = read_recipe(recipe, change or ())
+        best = train(plan, data or Path(plan.data.root), runs, stop_at)
+    except HrposeError as error:
+        typer.echo(f"{recipe.name}: {error}", err=True)
+        raise typer.Exit(1) from error
     typer.echo(best)
 
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from heads.geometry import BOX_PADDING, Crop, Size, flip_points
+from heads.geometry import BOX_PADDING, Alignment, Crop, Size, flip_points
 from heads.image import Image, warp
 from heads.skeleton import Skeleton
 
@@ -26,16 +27,20 @@ class Augmentation:
     scale: the crop shows between 1 - scale and 1 + scale times what it would.
     rotation_deg: at most so far, in 60 % of the views.  shift: share of the box.
     flip, half_body: how often.  colour: how far brightness, contrast and each channel vary.
+    blur, dropout: how often the view is unsharp, and how often a piece of it is grey.
     """
 
     skeleton: Skeleton
     input_size: Size
+    alignment: Alignment = "udp"
     scale: float = 0.35
     rotation_deg: float = 45.0
     shift: float = 0.05
     flip: float = 0.5
     half_body: float = 0.3
     colour: float = 0.2
+    blur: float = 0.0
+    dropout: float = 0.0
 
     def apply(
         self,
@@ -61,14 +66,21 @@ class Augmentation:
             width,
             height,
         )
-        crop = Crop.around(moved, self.input_size, padding=zoom, rotation_deg=turn)
+        crop = Crop.around(
+            moved,
+            self.input_size,
+            alignment=self.alignment,
+            padding=zoom,
+            rotation_deg=turn,
+        )
         mirrored = rng.random() < self.flip
         view = warp(image, crop.mirrored() if mirrored else crop)
         points = crop.to_input(keypoints).astype(np.float32)
         if mirrored:
             points = flip_points(points, self.input_size[1], self.skeleton.flip_order)
             weights = weights[list(self.skeleton.flip_order)]
-        return self._recoloured(view, rng), np.asarray(points, np.float32), weights
+        view = self._damaged(self._recoloured(view, rng), rng)
+        return view, np.asarray(points, np.float32), weights
 
     def _half_body(
         self, box: Box, keypoints: FloatArray, weights: FloatArray, rng: np.random.Generator
@@ -93,3 +105,18 @@ class Augmentation:
         offset = 128 * self.colour * rng.uniform(-1, 1)
         tables = ((levels[:, None] - 128) * gains + 128 + offset).clip(0, 255).astype(np.uint8)
         return np.stack([tables[view[..., c], c] for c in range(3)], axis=2)
+
+    def _damaged(self, view: Image, rng: np.random.Generator) -> Image:
+        """Blurred by a random width, and a rectangle of up to 0.4 x 0.4 of the sides made grey.
+
+        A keypoint under the rectangle keeps its label: hidden ones are labelled in COCO too.
+        """
+        if rng.random() < self.blur:
+            view = np.asarray(cv2.GaussianBlur(view, (0, 0), rng.uniform(0.5, 2.0)), np.uint8)
+        if rng.random() < self.dropout:
+            sides = np.array(self.input_size)
+            size = np.ceil(sides * rng.uniform(0.1, 0.4, 2)).astype(int)
+            top, left = (rng.random(2) * (sides - size)).astype(int)
+            view = view.copy()
+            view[top : top + size[0], left : left + size[1]] = 128
+        return view

@@ -5,7 +5,7 @@ code crowds, people without labelled keypoints and boxes without area are left o
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
     skeleton = Skeleton.from_coco_category(category)
     samples = []
     for entry in entries:
+        if entry.get("category_id", category.get("id")) != category.get("id"):
+            continue
         if entry.get("iscrowd") or not entry.get("num_keypoints") or not entry.get("primary", 1):
             continue
         sample = _sample(annotations.name, entry, files, images, len(skeleton.keypoints))
@@ -75,12 +77,21 @@ def _sample(
         sure = np.array(entry.get("scores", [1.0] * count), np.float32)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be read: {error!r}") from error
-    if sure.shape != (count,) or not np.isfinite(keypoints).all():
+    finite = np.isfinite(keypoints).all() and np.isfinite(sure).all()
+    if sure.shape != (count,) or not finite:
         raise DataError(f"{where} needs {count} finite keypoints and as many scores")
     weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
     return Sample(
         path, (left, top, width, height), keypoints[:, :2], weights, entry.get("source", "")
     )
+
+
+def check_images(samples: Iterable[Sample]) -> None:
+    """DataError with the first names where photographs are missing, before hours are spent."""
+    missing = sorted({s.path.name for s in samples if not s.path.is_file()})
+    if missing:
+        names = ", ".join(missing[:5])
+        raise DataError(f"{len(missing)} photographs are missing: {names}")
 
 
 class PoseDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
@@ -120,21 +131,27 @@ class PoseDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(index, seed) of an epoch's samples, drawn by weight; the same for the same seed and epoch.
+    """(index, seed) of an epoch's samples; the same for the same seed and epoch.
 
+    chances: [samples], how likely each is drawn, relatively.
+    count: so many are drawn; 0: each sample once, in random order.
     skip: so many samples from the start are left out (a resume in the middle of an epoch).
     """
 
     def __init__(self, chances: FloatArray, count: int, seed: int) -> None:
         self._chances = chances / chances.sum()
-        self._count = count
+        self._each_once = count == 0
+        self._count = count or len(chances)
         self._seed = seed
         self.epoch = 0
         self.skip = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self._seed, self.epoch))
-        drawn = rng.choice(len(self._chances), self._count, p=self._chances)
+        if self._each_once:
+            drawn = rng.permutation(self._count)
+        else:
+            drawn = rng.choice(len(self._chances), self._count, p=self._chances)
         seeds = rng.integers(0, 2**62, self._count)
         pairs = zip(drawn.tolist(), seeds.tolist(), strict=True)
         yield from list(pairs)[self.skip :]

@@ -3,6 +3,7 @@
 HrposeError
 ├── RecipeError         a recipe that cannot be meant: names the key
 ├── DataError           a data set that cannot be used: names file and entry
+├── StateError          a run's state file that cannot be written, read, or gone on with
 └── TrainingDiverged    a loss that is no number any more
 """
 
@@ -15,6 +16,10 @@ class RecipeError(HrposeError):
 
 class DataError(HrposeError):
     """A data set that cannot be used; the message has the file and the entry."""
+
+
+class StateError(HrposeError):
+    """A run's state that cannot be written or read, or that is of another recipe."""
 
 
 class TrainingDiverged(HrposeError):

@@ -6,7 +6,8 @@
 measures a network in training and the server's whole pipeline. Every score says which boxes were
 used: with the annotated boxes (`gt`) nobody can be missed, so those figures are always higher.
 
-AP and AR are computed by pycocotools, by OKS, over 10 thresholds from 0.50 to 0.95.
+AP and AR are computed by pycocotools, by OKS, over 10 thresholds from 0.50 to 0.95. What is read
+(annotations, detections, results) is checked here, at the border, and trusted afterwards.
 """
 
 import contextlib
@@ -14,16 +15,25 @@ import io
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
 from heads.image import Image, read_image
 from heads.person import Person
@@ -51,7 +61,8 @@ class Scores(BaseModel):
     """What a network is worth on a set of annotated photographs; all shares lie in 0..1.
 
     boxes: which boxes the people were looked for in.
-    ap, ar: mean over OKS thresholds 0.50 to 0.95; -1 where there is nobody of that size.
+    ap, ar: mean over OKS thresholds 0.50 to 0.95; -1 where there is nobody of that size. medium
+        and large: people of 32**2 to 96**2 square pixels, and above.
     pck: share of labelled keypoints within a fifth of the torso (or, for skeletons without
         shoulders and hips, of the box's longer side), as pck_reference says.
     """
@@ -70,71 +81,144 @@ class Scores(BaseModel):
     ap_large: float
     ar: float
     ar50: float
+    ar75: float
+    ar_medium: float
+    ar_large: float
     pck: float
     pck_reference: str
     pck_by_keypoint: dict[str, float]
 
 
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Photograph(_Entry):
+    id: int
+    file_name: str
+
+
+class _Annotated(_Entry):
+    """Someone annotated; the keypoints of people without labelled ones may be left out."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it
+    iscrowd: int = 0
+    keypoints: list[FiniteFloat] = []
+    num_keypoints: int | None = None
+
+
+class _Category(_Entry):
+    id: int
+    name: str = ""
+    keypoints: list[str] = []
+    skeleton: list[tuple[int, int]] = []
+
+
+class _Detection(_Entry):
+    image_id: int
+    category_id: int | None = None
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    score: FiniteFloat
+
+
+class _Answer(_Entry):
+    image_id: int
+    category_id: int
+    keypoints: list[FiniteFloat]
+    score: FiniteFloat
+    ann_id: int | None = None
+
+
+class _CocoFile(_Entry):
+    """The fields of a COCO file that count here; people of other categories may say less."""
+
+    images: list[_Photograph]
+    categories: list[_Category]
+    annotations: list[dict[str, Any]]
+
+
+_PEOPLE, _DETECTIONS, _ANSWERS = (
+    TypeAdapter(list[_Annotated]),
+    TypeAdapter(list[_Detection]),
+    TypeAdapter(list[_Answer]),
+)
+
+
 @dataclass(frozen=True)
 class Annotations:
-    """A COCO keypoint file: its content, and the category that is measured."""
+    """The photographs and people of one category of a COCO keypoint file, checked.
+
+    images: entries with id and file_name.  annotations: of that category alone, with id, image_id,
+        category_id, bbox, area, iscrowd, num_keypoints and keypoints [x, y, visibility] * K.
+    """
 
     name: str
-    content: Mapping[str, Any]
+    images: Sequence[Mapping[str, Any]]
+    annotations: Sequence[Mapping[str, Any]]
     category_id: int
     skeleton: Skeleton
 
-    @property
-    def images(self) -> Sequence[Mapping[str, Any]]:
-        """Entries with id and file_name."""
-        images: Sequence[Mapping[str, Any]] = self.content["images"]
-        return images
-
     def people(self, image_id: int) -> list[Mapping[str, Any]]:
         """Annotated people of one image who have labelled keypoints and are no crowd."""
-        return [
-            a
-            for a in self.content["annotations"]
-            if a["image_id"] == image_id and a.get("num_keypoints", 0) > 0 and not a.get("iscrowd")
-        ]
+        return self._people.get(image_id, [])
+
+    @cached_property
+    def _people(self) -> dict[int, list[Mapping[str, Any]]]:
+        found: dict[int, list[Mapping[str, Any]]] = {}
+        for entry in self.annotations:
+            if entry["num_keypoints"] > 0 and not entry["iscrowd"]:
+                found.setdefault(entry["image_id"], []).append(entry)
+        return found
 
 
-def load_annotations(path: Path) -> Annotations:
-    """Reads a COCO keypoint file; AnnotationError says what is wrong with it."""
-    content = _read_json(path)
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{path.name} is no COCO file: it has no fields")
-    for field in ("images", "annotations", "categories"):
-        if not isinstance(content.get(field), list):
-            raise AnnotationError(f"{path.name} is no COCO file: it has no list of {field}")
-    with_keypoints = [c for c in content["categories"] if c.get("keypoints")]
-    if not with_keypoints:
+def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotations:
+    """Reads a COCO keypoint file: the first category with keypoints, and its people.
+
+    skeleton: measures by its sigmas instead of COCO's (for COCO's 17) or the default ones.
+    Raises AnnotationError, which names the file, the entry and what is wrong with it.
+    """
+    content = _checked(TypeAdapter(_CocoFile), _read_json(path), path.name)
+    category = next((c for c in content.categories if c.keypoints), None)
+    if category is None:
         raise AnnotationError(f"{path.name} has no category with keypoints")
-    category = with_keypoints[0]
-    skeleton = Skeleton.from_coco_category(category)
-    count = 3 * len(skeleton.keypoints)
-    for annotation in content["annotations"]:
-        keypoints = annotation.get("keypoints")
-        if annotation.get("num_keypoints", 0) > 0 and (
-            not isinstance(keypoints, list) or len(keypoints) != count
-        ):
-            raise AnnotationError(
-                f"{path.name}: annotation {annotation.get('id')} needs {count} keypoint numbers"
-            )
-    return Annotations(path.name, content, category["id"], skeleton)
+    if skeleton is None:
+        skeleton = Skeleton.from_coco_category(category.model_dump())
+    elif list(skeleton.keypoints) != category.keypoints:
+        raise AnnotationError(
+            f"{path.name} has the keypoints {category.keypoints}; "
+            f"skeleton {skeleton.name} has {list(skeleton.keypoints)}"
+        )
+    ours = [a for a in content.annotations if a.get("category_id", category.id) == category.id]
+    people = _checked(_PEOPLE, ours, f"{path.name}, annotations")
+    for kind, ids in (("image", content.images), ("annotation", people)):
+        if twice := [i for i, n in Counter(entry.id for entry in ids).items() if n > 1]:
+            raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
+    return Annotations(
+        path.name,
+        [image.model_dump() for image in content.images],
+        [_counted(path.name, person, len(skeleton.keypoints)) for person in people],
+        category.id,
+        skeleton,
+    )
 
 
-def load_detections(path: Path) -> dict[int, list[tuple[Box, float]]]:
-    """Reads a COCO detection list: image id -> boxes [left, top, width, height] and scores."""
-    content = _read_json(path)
+def load_detections(
+    path: Path, category_id: int | None = None
+) -> dict[int, list[tuple[Box, float]]]:
+    """Reads a COCO detection list: image id -> boxes [left, top, width, height] and scores.
+
+    category_id: leaves out boxes that say they hold something else. Boxes without an area hold
+    nobody and are left out too. Raises AnnotationError, which names the file and the entry.
+    """
     found: dict[int, list[tuple[Box, float]]] = {}
-    try:
-        for entry in content:
-            left, top, width, height = map(float, entry["bbox"])
-            boxes = found.setdefault(int(entry["image_id"]), [])
-            boxes.append(((left, top, width, height), float(entry["score"])))
-    except (TypeError, KeyError, ValueError) as error:
-        raise AnnotationError(f"{path.name} is no COCO detection list: {error!r}") from error
+    for entry in _checked(_DETECTIONS, _read_json(path), f"{path.name} is no COCO detection list"):
+        is_other = None not in (category_id, entry.category_id) and entry.category_id != category_id
+        if not is_other and min(entry.bbox[2:]) > 0:
+            found.setdefault(entry.image_id, []).append((entry.bbox, entry.score))
     return found
 
 
@@ -151,8 +235,17 @@ def predict_all(
     boxes: `gt` gives the boxes of annotated people, `detector` gives none, a file gives its own,
         whose scores multiply the people's.
     follow: wraps the list of images, to show progress.
+    Raises AnnotationError before anything is predicted where photographs are missing, and where no
+    box of a file is of any of them.
     """
-    given = load_detections(boxes) if isinstance(boxes, Path) else {}
+    if missing := [i for i in annotations.images if not (images / i["file_name"]).is_file()]:
+        raise AnnotationError(
+            f"{len(missing)} of {len(annotations.images)} photographs of {annotations.name} are "
+            f"not in {images}: {', '.join(i['file_name'] for i in missing[:5])}"
+        )
+    given = load_detections(boxes, annotations.category_id) if isinstance(boxes, Path) else {}
+    if isinstance(boxes, Path) and not any(i["id"] in given for i in annotations.images):
+        raise AnnotationError(f"{boxes.name} has no box in any photograph of {annotations.name}")
     results: list[Result] = []
     for entry in follow(annotations.images):
         image = read_image(images / entry["file_name"])
@@ -183,17 +276,11 @@ def score(
     """AP, AR and PCK of a COCO result list.
 
     Where every result names the person whose box was given (ann_id), people without labelled
-    keypoints do not count, and PCK compares just those pairs; else pairs are made by OKS.
+    keypoints do not count in AP. Where any does, PCK compares just the pairs that are named; else
+    pairs are made by OKS. Raises AnnotationError for results that do not fit the annotations.
     """
     known = {image["id"] for image in annotations.images}
-    unknown = sorted({r["image_id"] for r in results} - known)
-    if unknown:
-        raise AnnotationError(
-            f"results name images that {annotations.name} does not have: {unknown[:5]}"
-        )
-    for result in results:
-        if not np.isfinite([*result["keypoints"], result["score"]]).all():
-            raise AnnotationError(f"a result of image {result['image_id']} is not finite")
+    _check_answers(annotations, results, known)
     given_boxes = bool(results) and all(r.get("ann_id") is not None for r in results)
     stats = _official(annotations, results, given_boxes)
     good, total = _pck_counts(annotations, results)
@@ -211,6 +298,9 @@ def score(
         ap_large=stats[4],
         ar=stats[5],
         ar50=stats[6],
+        ar75=stats[7],
+        ar_medium=stats[8],
+        ar_large=stats[9],
         pck=float(good.sum() / max(total.sum(), 1)),
         pck_reference="torso" if _torso(annotations.skeleton) else "box",
         pck_by_keypoint={
@@ -240,6 +330,50 @@ def _read_json(path: Path) -> Any:
         raise AnnotationError(f"{path.name} is no JSON: {error}") from error
 
 
+def _checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
+    try:
+        return form.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise AnnotationError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def _counted(name: str, person: _Annotated, count: int) -> dict[str, Any]:
+    """The entry as pycocotools needs it; num_keypoints is counted where it was left out."""
+    labelled = person.num_keypoints
+    if labelled is None:
+        labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
+    keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
+    if len(keypoints) != 3 * count:
+        raise AnnotationError(
+            f"{name}: annotation {person.id} needs {3 * count} keypoint numbers; "
+            f"it has {len(keypoints)}"
+        )
+    return person.model_dump() | {"num_keypoints": labelled, "keypoints": keypoints}
+
+
+def _check_answers(annotations: Annotations, results: Sequence[Result], known: set[int]) -> None:
+    """AnnotationError unless every result is whole, finite, and of what is annotated."""
+    answers = _checked(_ANSWERS, results, "results")
+    if unknown := sorted({answer.image_id for answer in answers} - known):
+        raise AnnotationError(
+            f"results name images that {annotations.name} does not have: {unknown[:5]}"
+        )
+    count = 3 * len(annotations.skeleton.keypoints)
+    for index, answer in enumerate(answers):
+        if len(answer.keypoints) != count:
+            raise AnnotationError(
+                f"result {index}, of image {answer.image_id}, needs {count} keypoint numbers; "
+                f"it has {len(answer.keypoints)}"
+            )
+        if answer.category_id != annotations.category_id:
+            raise AnnotationError(
+                f"result {index}, of image {answer.image_id}, is of category "
+                f"{answer.category_id}; {annotations.category_id} is measured"
+            )
+
+
 def _box(bbox: Sequence[float]) -> Box:
     left, top, width, height = map(float, bbox)
     return (left, top, width, height)
@@ -260,9 +394,17 @@ def _official(
     annotations: Annotations, results: Sequence[Result], given_boxes: bool
 ) -> npt.NDArray[np.float64]:
     """The ten numbers of pycocotools' keypoint summary; -1 where nothing could be measured."""
-    truth = dict(annotations.content)
-    if given_boxes:
-        truth["annotations"] = [a for a in truth["annotations"] if a.get("num_keypoints", 0) > 0]
+    # Numbered from 1: pycocotools marks an answer with the id of its person, and 0 means nobody.
+    people = [
+        {**entry, "id": number}
+        for number, entry in enumerate(annotations.annotations, start=1)
+        if not given_boxes or entry["num_keypoints"] > 0
+    ]
+    truth = {
+        "images": list(annotations.images),
+        "annotations": people,
+        "categories": [{"id": annotations.category_id, "name": annotations.skeleton.name}],
+    }
     if not results:
         return np.zeros(10)
     plain = [{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results]
@@ -289,9 +431,13 @@ def _pck_counts(
     by_image: dict[int, list[Result]] = {}
     for result in results:
         by_image.setdefault(result["image_id"], []).append(result)
+    named = _best_by_person(results)
     for image in annotations.images:
         people = annotations.people(image["id"])
-        partners = _partners(people, by_image.get(image["id"], []), annotations.skeleton)
+        if named:
+            partners = [named.get(person["id"]) for person in people]
+        else:
+            partners = _likest(people, by_image.get(image["id"], []), annotations.skeleton)
         for person, partner in zip(people, partners, strict=True):
             truth = np.array(person["keypoints"], dtype=np.float64).reshape(count, 3)
             reach = PCK_SHARE * _reference_length(truth, person["bbox"], annotations.skeleton)
@@ -306,15 +452,19 @@ def _pck_counts(
     return good, total
 
 
-def _partners(
+def _best_by_person(results: Sequence[Result]) -> dict[int, Result]:
+    """The best answer for each person whom answers name by ann_id; of equals the first."""
+    best: dict[int, Result] = {}
+    for result in sorted(reversed(results), key=lambda r: r["score"]):
+        if result.get("ann_id") is not None:
+            best[result["ann_id"]] = result
+    return best
+
+
+def _likest(
     people: Sequence[Mapping[str, Any]], results: Sequence[Result], skeleton: Skeleton
 ) -> list[Result | None]:
-    """The answer that belongs to each annotated person: by ann_id, else the likest by OKS."""
-    if results and all(r.get("ann_id") is not None for r in results):
-        by_id: dict[int, Result] = {}
-        for result in sorted(results, key=lambda r: r["score"]):
-            by_id[result["ann_id"]] = result
-        return [by_id.get(person["id"]) for person in people]
+    """The answer that belongs to each annotated person: the likest by OKS, each used once."""
     pairs = sorted(
         (
             (_oks_of(person, result, skeleton), i, j)

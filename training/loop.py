@@ -2,12 +2,15 @@
 
 A run's folder holds `log.jsonl` (a line each 50 steps and each epoch), `state.pt` (everything that
 a resume needs) and `best.safetensors` (the averaged weights with the best validation AP so far, as
-a checkpoint that `hrpose serve --model` takes). The same command resumes.
+a checkpoint that `hrpose serve --model` takes). The same command resumes with the same bits: a run
+may be killed at any moment, and then repeats at most `save_every_s` seconds.
 """
 
 import json
 import math
 import os
+import pickle
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -27,8 +33,8 @@ from heads.person import Person, person_score
 from heads.spec import NetworkSpec, Provenance
 from models.weights import load_strict
 from training.augment import Augmentation
-from training.data import EpochSampler, PoseDataset, chances_of, read_samples
-from training.errors import TrainingDiverged
+from training.data import EpochSampler, PoseDataset, chances_of, check_images, read_samples
+from training.errors import StateError, TrainingDiverged
 from training.evaluate import Box, Scores, load_annotations, predict_all, score
 from training.losses import heatmap_mae, heatmap_mse
 from training.recipe import Optimisation, Recipe
@@ -51,58 +57,61 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
 
     data: the folder that the recipe's paths start from.  runs: where run folders are kept.
     stop_at: a time (time.time()) after which the run saves its state and ends.
-    Raises DataError, WeightsError, or TrainingDiverged.
+    Raises DataError, WeightsError, StateError, or TrainingDiverged.
     """
     how = recipe.optimisation
     folder = runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
+    if how.threads:
+        torch.set_num_threads(how.threads)
 
     samples, skeleton = read_samples(data / recipe.data.train, data / recipe.data.train_images)
+    check_images(samples)
     spec = recipe.spec(skeleton)
-    views = Augmentation(skeleton, spec.input_size, **recipe.views.model_dump())
+    views = Augmentation(skeleton, spec.input_size, spec.alignment, **recipe.views.model_dump())
     dataset = PoseDataset(samples, spec.heatmap_codec(), views)
     sampler = EpochSampler(
         chances_of(samples, recipe.data.weights), how.samples_per_epoch, how.seed
     )
-    network = build(spec).to(memory_format=torch.channels_last)
+    network = build(spec).to(how.device, memory_format=torch.channels_last)
     if recipe.network.init:
         load_strict(network, load_checkpoint(Path(recipe.network.init))[1], recipe.network.init)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True)
-    optimizer = torch.optim.AdamW(
-        _groups(network, how.weight_decay), lr=how.learning_rate, fused=True
-    )
-    steps = how.epochs * math.ceil(how.samples_per_epoch / how.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, how.warmup_steps, steps)
-    )
+    optimizer = make_optimizer(network, how)
+    steps_per_epoch = math.ceil(len(sampler) / how.batch)
+    schedule = LambdaLR(optimizer, lambda step: rate(step, steps_per_epoch, how))
     progress = Progress()
     state = {
         "network": network, "average": average, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
-    _resume(folder / "state.pt", state, progress)
+    _resume(folder / "state.pt", recipe, state, progress)
 
     saved = time.monotonic()
     while progress.epoch < how.epochs:
         network.train()
         sampler.epoch, sampler.skip = progress.epoch, progress.step * how.batch
-        loader = DataLoader(dataset, how.batch, sampler=sampler, num_workers=how.workers)
         started, before = time.monotonic(), progress.crops
-        for images, heatmaps, weights in loader:
-            loss = _step(network, spec, images, heatmaps, weights, optimizer, how)
-            schedule.step()
-            average.update_parameters(network)
-            progress.step += 1
-            progress.crops += len(images)
-            if progress.step % LOG_EVERY == 0:
-                rate = (progress.crops - before) / (time.monotonic() - started)
-                _log(folder, progress, loss=loss, lr=schedule.get_last_lr()[0], crops_per_s=rate)
-            out_of_time = stop_at is not None and time.time() >= stop_at
-            if out_of_time or time.monotonic() - saved > how.save_every_s:
-                _save(folder / "state.pt", state, progress)
-                saved = time.monotonic()
-            if out_of_time:
-                return folder / "best.safetensors"
+        with _bar(progress, how.epochs, steps_per_epoch) as bar:
+            for images, heatmaps, weights in _loader(dataset, sampler, how):
+                loss = _step(network, spec, images, heatmaps, weights, optimizer, how)
+                schedule.step()
+                average.update_parameters(network)
+                progress.step += 1
+                progress.crops += len(images)
+                crops_per_s = (progress.crops - before) / (time.monotonic() - started)
+                bar.update(
+                    bar.task_ids[0], completed=progress.step, loss=loss, crops_per_s=crops_per_s
+                )
+                if progress.step % LOG_EVERY == 0:
+                    lr = schedule.get_last_lr()[0]
+                    _log(folder, progress, loss=loss, lr=lr, crops_per_s=crops_per_s)
+                out_of_time = stop_at is not None and time.time() >= stop_at
+                if out_of_time or time.monotonic() - saved > how.save_every_s:
+                    _save(folder / "state.pt", recipe, state, progress)
+                    saved = time.monotonic()
+                if out_of_time:
+                    return folder / "best.safetensors"
         progress.epoch, progress.step = progress.epoch + 1, 0
         averaged = average.module
         assert isinstance(averaged, Network)
@@ -111,8 +120,52 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
         if scores.ap > progress.best_ap:
             progress.best_ap = scores.ap
             _save_best(folder / "best.safetensors", averaged, spec, recipe, progress, scores)
-        _save(folder / "state.pt", state, progress)
+        _save(folder / "state.pt", recipe, state, progress)
     return folder / "best.safetensors"
+
+
+def make_optimizer(network: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
+    """As the recipe says, in one fused step for all tensors."""
+    kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.Adam
+    return kind(_groups(network, how.weight_decay), lr=how.learning_rate, fused=True)
+
+
+def rate(step: int, steps_per_epoch: int, how: Optimisation) -> float:
+    """The share of the learning rate that a step, counted over the whole run, is done with."""
+    if step < how.warmup_steps:
+        return (step + 1) / how.warmup_steps
+    if how.schedule == "step":
+        return math.prod(0.1 for last in how.milestones if step >= last * steps_per_epoch)
+    falling = max(1, how.epochs * steps_per_epoch - how.warmup_steps)
+    done = min(1.0, (step - how.warmup_steps) / falling)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _loader(dataset: PoseDataset, sampler: EpochSampler, how: Optimisation) -> DataLoader[Any]:
+    """Batches of an epoch; a generator of its own leaves the run's random state alone."""
+    return DataLoader(
+        dataset,
+        how.batch,
+        sampler=sampler,
+        num_workers=how.workers,
+        pin_memory=how.device != "cpu",
+        generator=torch.Generator(),
+    )
+
+
+def _bar(progress: Progress, epochs: int, steps: int) -> ProgressBar:
+    """An epoch as a line of the terminal; nothing where there is none."""
+    bar = ProgressBar(
+        TextColumn("epoch {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.5f}  {task.fields[crops_per_s]:.0f} crops/s"),
+        TimeRemainingColumn(),
+        disable=not sys.stdout.isatty(),
+    )
+    name = f"{progress.epoch + 1}/{epochs}"
+    bar.add_task(name, total=steps, completed=progress.step, loss=math.nan, crops_per_s=0.0)
+    return bar
 
 
 def _step(
@@ -125,19 +178,25 @@ def _step(
     how: Optimisation,
 ) -> float:
     """One step; returns the loss. Images uint8 [N, H, W, 3], the others as `PoseDataset` says."""
+    images, heatmaps, weights = (
+        t.to(how.device, non_blocking=True) for t in (images, heatmaps, weights)
+    )
     x = input_tensor(spec, images).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=how.bf16):
         predicted = network(x)
     predicted = predicted.float()
     if how.loss == "mse":
         loss = heatmap_mse(predicted, heatmaps, weights)
     else:
         loss = heatmap_mae(predicted, heatmaps, weights, how.foreground)
-    if not torch.isfinite(loss):
-        raise TrainingDiverged(f"the loss is {loss.item()}; try a lower learning_rate")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm)
+    slope = nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm)
+    # Looked at before the step, so that no state file ever holds a broken network.
+    if not (torch.isfinite(loss) and torch.isfinite(slope)):
+        raise TrainingDiverged(
+            f"the loss is {loss.item()}, its gradient {slope.item()}; try a lower learning_rate"
+        )
     optimizer.step()
     return float(loss.item())
 
@@ -146,15 +205,16 @@ def validate(network: Network, spec: NetworkSpec, annotations: Path, images: Pat
     """AP and PCK with annotated boxes, each crop looked at twice (flip test)."""
     network.eval()
     codec, order = spec.heatmap_codec(), spec.skeleton.flip_order
+    device = next(network.parameters()).device
 
     def predict(image: Image, boxes: Any) -> list[Person]:
         crops = [spec.crop(box) for box in boxes]
         views = np.stack([warp(image, crop) for crop in crops])
         both = np.concatenate([views, views[:, :, ::-1]])
         with torch.inference_mode():
-            maps = network(input_tensor(spec, torch.from_numpy(both)))
+            maps = network(input_tensor(spec, torch.from_numpy(both).to(device)))
         assert isinstance(maps, Tensor)
-        heatmaps = maps.numpy()
+        heatmaps = maps.cpu().numpy()
         back = flip_heatmaps(heatmaps[len(crops) :], order, spec.alignment)
         mean = np.asarray((heatmaps[: len(crops)] + back) / 2, np.float32)
         found = codec.decode(mean)
@@ -183,33 +243,54 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _rate(step: int, warmup: int, steps: int) -> float:
-    """Share of the learning rate: up in a line, then down as a cosine to a hundredth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _save(path: Path, state: dict[str, Any], progress: Progress) -> None:
-    """Writes all that a resume needs; a crash in between leaves the state before."""
+def _save(path: Path, recipe: Recipe, state: dict[str, Any], progress: Progress) -> None:
+    """Writes all that a resume needs; a crash or a full disk leaves the state before."""
     content = {name: part.state_dict() for name, part in state.items()}
     content["progress"] = asdict(progress)
     content["rng"] = torch.get_rng_state()
+    content["recipe"] = _identity(recipe)
     temporary = path.with_suffix(".part")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StateError(f"{path.name} cannot be written: {error}") from error
 
 
-def _resume(path: Path, state: dict[str, Any], progress: Progress) -> None:
+def _resume(path: Path, recipe: Recipe, state: dict[str, Any], progress: Progress) -> None:
+    """Goes back to a state file where there is one; a damaged or foreign one is an error."""
     if not path.is_file():
         return
-    content = torch.load(path, weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        before = content["recipe"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise StateError(
+            f"{path} cannot be read; delete it to start again from the beginning"
+        ) from error
+    if before != _identity(recipe):
+        raise StateError(
+            f"{path} is of another recipe; give this one another name, or delete the folder"
+        )
     for name, part in state.items():
         part.load_state_dict(content[name])
     for name, value in content["progress"].items():
         setattr(progress, name, value)
     torch.set_rng_state(content["rng"])
+
+
+def _identity(recipe: Recipe) -> str:
+    """What must not change between a run's parts; how long and where it runs may."""
+    free = {
+        "network": {"init"},
+        "data": {"root"},
+        "optimisation": {"epochs", "device", "workers", "threads", "save_every_s"},
+    }
+    return recipe.model_dump_json(exclude=free)
 
 
 def _save_best(

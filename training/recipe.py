@@ -3,13 +3,26 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from heads.geometry import Alignment, Size
 from heads.skeleton import Skeleton
-from heads.spec import BackboneSpec, CodecSpec, HeadSpec, NetworkSpec
+from heads.spec import INPUT_MULTIPLE, BackboneSpec, CodecSpec, HeadSpec, NetworkSpec
 from training.errors import RecipeError
+
+HEATMAP_HEADS = ("simple", "fuse", "deconv")
+"""Kinds of head whose answer is one heatmap a keypoint."""
 
 
 class _Part(BaseModel):
@@ -17,22 +30,43 @@ class _Part(BaseModel):
 
 
 class Network(_Part):
-    """What is trained. init: a checkpoint of the same network to start from."""
+    """What is trained.
+
+    alignment: `udp`, or `legacy` to repeat the official runs (see `heads.geometry`).
+    init: a checkpoint of the same network to start from.
+    """
 
     backbone: BackboneSpec
     head: HeadSpec
     input_size: tuple[PositiveInt, PositiveInt]
+    alignment: Alignment = "udp"
     codec: CodecSpec = CodecSpec()
     threshold: float = 0.05
     init: str = ""
+
+    @field_validator("input_size")
+    @classmethod
+    def _whole_strides(cls, size: Size) -> Size:
+        if any(side % INPUT_MULTIPLE for side in size):
+            raise ValueError(f"sides are multiples of {INPUT_MULTIPLE}; got {size}")
+        return size
+
+    @field_validator("head")
+    @classmethod
+    def _makes_heatmaps(cls, head: HeadSpec) -> HeadSpec:
+        if head.kind not in HEATMAP_HEADS:
+            raise ValueError(f"trained are {', '.join(HEATMAP_HEADS)}; got {head.kind}")
+        return head
 
 
 class Data(_Part):
     """COCO keypoint files and their images, relative to the data folder.
 
+    root: the data folder, where the command line names none.
     weights: how often samples of a source are drawn, relatively.
     """
 
+    root: str = ""
     train: str
     train_images: str
     val: str
@@ -50,28 +84,50 @@ class Views(_Part):
     flip: float = Field(default=0.5, ge=0, le=1)
     half_body: float = Field(default=0.3, ge=0, le=1)
     colour: float = Field(default=0.2, ge=0, lt=1)
+    blur: float = Field(default=0.0, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, le=1)
 
 
 class Optimisation(_Part):
-    """How it is trained. A step's learning rate rises for warmup_steps, then falls as a cosine.
+    """How it is trained. A step's learning rate rises in a line for warmup_steps, then falls.
 
+    samples_per_epoch: drawn by data.weights; 0: every sample once, in random order.
+    schedule: `cosine` falls to a hundredth at the end; `step` to a tenth after each epoch of
+        milestones, as in the official code.
+    optimizer: `adamw` takes weight decay off the weights, `adam` adds it to the gradient.
     foreground: see heatmap_mae.  ema: decay of the averaged weights, which are what is kept.
+    device: `cpu`, `cuda`, `cuda:1`.  workers: processes that make samples; 0: none but this one.
+    threads: of the processor; 0: as many as it has. Beside other work fewer are faster, because
+        threads wait for the slowest.
     """
 
     epochs: PositiveInt
-    samples_per_epoch: PositiveInt
+    samples_per_epoch: int = Field(default=0, ge=0)
     batch: PositiveInt = 32
+    optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=200, ge=0)
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[PositiveInt, ...] = ()
     clip_norm: PositiveFloat = 1.0
     loss: Literal["mse", "mae"] = "mse"
     foreground: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
     bf16: bool = True
-    seed: int = 0
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    seed: int = Field(default=0, ge=0)
     workers: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
     save_every_s: PositiveFloat = 180.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ValueError("milestones belong to schedule step, and to it alone")
+        if self.foreground and self.loss != "mae":
+            raise ValueError(f"foreground belongs to loss mae; got loss {self.loss}")
+        return self
 
 
 class Recipe(_Part):
@@ -83,6 +139,12 @@ class Recipe(_Part):
     views: Views = Views()
     optimisation: Optimisation
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.data.weights and not self.optimisation.samples_per_epoch:
+            raise ValueError("data.weights need optimisation.samples_per_epoch: how many are drawn")
+        return self
+
     def spec(self, skeleton: Skeleton) -> NetworkSpec:
         """The description of the network that the run makes."""
         return NetworkSpec(
@@ -91,6 +153,7 @@ class Recipe(_Part):
             backbone=self.network.backbone,
             head=self.network.head,
             input_size=self.network.input_size,
+            alignment=self.network.alignment,
             codec=self.network.codec,
             threshold=self.network.threshold,
             skeleton=skeleton,
@@ -100,6 +163,7 @@ class Recipe(_Part):
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe from TOML. changes: `a.b=c` each, c as TOML or plain text.
 
+    A key that the recipe does not know is an error, never a wish that is not heard.
     Raises RecipeError, which names the key.
     """
     try:
@@ -113,7 +177,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"{path.name}, {key}: {first['msg']}") from error
+        raise RecipeError(f"{path.name}, {key or 'recipe'}: {first['msg']}") from error
 
 
 def _apply(content: dict[str, Any], change: str) -> None:
