@@ -52,6 +52,7 @@ _MMPOSE: Rules = [
 
 _TORCHVISION: Rules = [
     ("fc.", "head.classifier."),
+    ("last_linear.", "head.classifier."),  # SENet
     ("classifier.1.", "head.classifier."),
     ("", "backbone."),
 ]

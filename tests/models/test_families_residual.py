@@ -15,8 +15,15 @@ from models.weights import load_weights
 TOLERANCE = 1e-5  # of the standard deviation of a map
 
 TORCHVISION = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2")
-TIMM: dict[str, str] = {}
-FAST = ("resnext50_32x4d", "wide_resnet50_2")
+TIMM = {
+    "se_resnet50": "legacy_seresnet50",
+    "se_resnet101": "legacy_seresnet101",
+    "se_resnet152": "legacy_seresnet152",
+    "se_resnext50_32x4d": "legacy_seresnext50_32x4d",
+    "se_resnext101_32x4d": "legacy_seresnext101_32x4d",
+    "senet154": "legacy_senet154",
+}
+FAST = ("resnext50_32x4d", "wide_resnet50_2", "se_resnet50", "se_resnext50_32x4d")
 CLASSIFIERS = ("fc", "last_linear")
 
 
