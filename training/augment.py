@@ -16,8 +16,11 @@ Box = tuple[float, float, float, float]
 UPPER_BODY = ("nose", "eye", "ear", "shoulder", "elbow", "wrist")
 """Parts of keypoint names that belong to the upper half of a body."""
 
-MIN_HALF_BODY = 3
-"""So many labelled keypoints half a body needs to be worth a view of its own."""
+MIN_WHOLE_BODY, MIN_HALF_BODY = 9, 3
+"""So many labelled keypoints a body and its half need, to be worth a view of half a body."""
+
+HALF_BODY_PADDING = 1.5
+"""A view of half a body shows this much more than its keypoints (official HRNet code)."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Augmentation:
     """What is varied, and how far; the defaults follow the official HRNet training.
 
     scale: the crop shows between 1 - scale and 1 + scale times what it would.
-    rotation_deg: at most so far, in 60 % of the views.  shift: share of the box.
-    flip, half_body: how often.  colour: how far brightness, contrast and each channel vary.
+    rotation_deg: at most so far, with half of it as the spread, in 60 % of the views.
+    shift: share of the box.  flip, half_body: how often.
+    colour: how far brightness, contrast and each channel vary.
     blur, dropout: how often the view is unsharp, and how often a piece of it is grey.
     """
 
@@ -51,12 +55,10 @@ class Augmentation:
         rng: np.random.Generator,
     ) -> tuple[Image, FloatArray, FloatArray]:
         """A view uint8 [H, W, 3], keypoints [K, 2] in its pixels, and their weights [K]."""
-        if rng.random() < self.half_body:
+        if rng.random() < self.half_body and (weights > 0).sum() >= MIN_WHOLE_BODY:
             box_xywh = self._half_body(box_xywh, keypoints, weights, rng)
         left, top, width, height = box_xywh
-        zoom = BOX_PADDING * float(
-            np.clip(1 + self.scale * rng.normal() / 2, 1 - self.scale, 1 + self.scale)
-        )
+        zoom = BOX_PADDING * (1 + self.scale * float(np.clip(rng.normal(), -1, 1)))
         turn = 0.0
         if rng.random() < 0.6:
             turn = float(np.clip(rng.normal() / 2, -1, 1)) * self.rotation_deg
@@ -91,8 +93,8 @@ class Augmentation:
         if half.sum() < MIN_HALF_BODY:
             return box
         low, high = keypoints[half].min(axis=0), keypoints[half].max(axis=0)
-        size = np.maximum((high - low) * 1.5, 8)
-        start = (low + high - size) / 2
+        size = np.maximum((high - low) * HALF_BODY_PADDING / BOX_PADDING, 8)
+        start = keypoints[half].mean(axis=0) - size / 2
         return (float(start[0]), float(start[1]), float(size[0]), float(size[1]))
 
     def _recoloured(self, view: Image, rng: np.random.Generator) -> Image:

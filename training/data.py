@@ -1,7 +1,8 @@
 """COCO keypoint files -> samples: who is trained on, with which box, and how sure each label is.
 
 Only the index is held in memory; photographs are read when a sample is drawn. As in the official
-code crowds, people without labelled keypoints and boxes without area are left out.
+code crowds, people without labelled keypoints and boxes without area are left out, and boxes are
+clipped to their photograph.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from heads.codec import HeatmapCodec
+from heads.geometry import Size, clip_box
 from heads.image import read_image
 from heads.skeleton import Skeleton
 from training.augment import Augmentation
@@ -47,7 +49,10 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
         category = next(c for c in content["categories"] if c.get("keypoints"))
-        files = {image["id"]: image["file_name"] for image in content["images"]}
+        files = {
+            image["id"]: (image["file_name"], (image["height"], image["width"]))
+            for image in content["images"]
+        }
         entries = content["annotations"]
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
@@ -67,13 +72,17 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
 
 
 def _sample(
-    name: str, entry: Mapping[str, Any], files: Mapping[int, str], images: Path, count: int
+    name: str,
+    entry: Mapping[str, Any],
+    files: Mapping[int, tuple[str, Size]],
+    images: Path,
+    count: int,
 ) -> Sample:
     where = f"{name}, annotation {entry.get('id')}"
     try:
         keypoints = np.array(entry["keypoints"], np.float32).reshape(count, 3)
-        left, top, width, height = (float(v) for v in entry["bbox"])
-        path = images / files[entry["image_id"]]
+        file_name, image_size = files[entry["image_id"]]
+        box = clip_box(entry["bbox"], image_size)
         sure = np.array(entry.get("scores", [1.0] * count), np.float32)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be read: {error!r}") from error
@@ -81,9 +90,7 @@ def _sample(
     if sure.shape != (count,) or not finite:
         raise DataError(f"{where} needs {count} finite keypoints and as many scores")
     weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
-    return Sample(
-        path, (left, top, width, height), keypoints[:, :2], weights, entry.get("source", "")
-    )
+    return Sample(images / file_name, box, keypoints[:, :2], weights, entry.get("source", ""))
 
 
 def check_images(samples: Iterable[Sample]) -> None:

@@ -31,7 +31,7 @@ from heads.image import Image, warp
 from heads.network import Network, build, input_tensor
 from heads.person import Person, person_score
 from heads.spec import NetworkSpec, Provenance
-from models.weights import load_strict
+from models.weights import load_strict, load_weights
 from training.augment import Augmentation
 from training.data import EpochSampler, PoseDataset, chances_of, check_images, read_samples
 from training.errors import StateError, TrainingDiverged
@@ -74,9 +74,11 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
     sampler = EpochSampler(
         chances_of(samples, recipe.data.weights), how.samples_per_epoch, how.seed
     )
-    network = build(spec).to(how.device, memory_format=torch.channels_last)
-    if recipe.network.init:
-        load_strict(network, load_checkpoint(Path(recipe.network.init))[1], recipe.network.init)
+    network = build(spec).to(memory_format=torch.channels_last)
+    state_file = folder / "state.pt"
+    if not state_file.is_file():
+        _start_from(network, recipe)
+    network.to(how.device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True)
     optimizer = make_optimizer(network, how)
     steps_per_epoch = math.ceil(len(sampler) / how.batch)
@@ -85,7 +87,7 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
     state = {
         "network": network, "average": average, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
-    _resume(folder / "state.pt", recipe, state, progress)
+    _resume(state_file, recipe, state, progress)
 
     saved = time.monotonic()
     while progress.epoch < how.epochs:
@@ -108,7 +110,7 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
                     _log(folder, progress, loss=loss, lr=lr, crops_per_s=crops_per_s)
                 out_of_time = stop_at is not None and time.time() >= stop_at
                 if out_of_time or time.monotonic() - saved > how.save_every_s:
-                    _save(folder / "state.pt", recipe, state, progress)
+                    _save(state_file, recipe, state, progress)
                     saved = time.monotonic()
                 if out_of_time:
                     return folder / "best.safetensors"
@@ -120,8 +122,16 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
         if scores.ap > progress.best_ap:
             progress.best_ap = scores.ap
             _save_best(folder / "best.safetensors", averaged, spec, recipe, progress, scores)
-        _save(folder / "state.pt", recipe, state, progress)
+        _save(state_file, recipe, state, progress)
     return folder / "best.safetensors"
+
+
+def _start_from(network: Network, recipe: Recipe) -> None:
+    """Fills in the weights that the recipe starts from; WeightsError unless all of them fit."""
+    if recipe.network.init:
+        load_strict(network, load_checkpoint(Path(recipe.network.init))[1], recipe.network.init)
+    if recipe.network.backbone_init:
+        load_weights(network.backbone, recipe.network.backbone_init)
 
 
 def make_optimizer(network: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
@@ -191,7 +201,7 @@ def _step(
         loss = heatmap_mae(predicted, heatmaps, weights, how.foreground)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    slope = nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm)
+    slope = nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm or math.inf)
     # Looked at before the step, so that no state file ever holds a broken network.
     if not (torch.isfinite(loss) and torch.isfinite(slope)):
         raise TrainingDiverged(

@@ -34,6 +34,7 @@ class Network(_Part):
 
     alignment: `udp`, or `legacy` to repeat the official runs (see `heads.geometry`).
     init: a checkpoint of the same network to start from.
+    backbone_init: a public file, ImageNet's for example, whose backbone is started from.
     """
 
     backbone: BackboneSpec
@@ -43,6 +44,7 @@ class Network(_Part):
     codec: CodecSpec = CodecSpec()
     threshold: float = 0.05
     init: str = ""
+    backbone_init: str = ""
 
     @field_validator("input_size")
     @classmethod
@@ -95,7 +97,8 @@ class Optimisation(_Part):
     schedule: `cosine` falls to a hundredth at the end; `step` to a tenth after each epoch of
         milestones, as in the official code.
     optimizer: `adamw` takes weight decay off the weights, `adam` adds it to the gradient.
-    foreground: see heatmap_mae.  ema: decay of the averaged weights, which are what is kept.
+    clip_norm: longest gradient that a step follows; 0: any.  foreground: see heatmap_mae.
+    ema: decay of the averaged weights, which are what is kept; 0: they are the last step's.
     device: `cpu`, `cuda`, `cuda:1`.  workers: processes that make samples; 0: none but this one.
     threads: of the processor; 0: as many as it has. Beside other work fewer are faster, because
         threads wait for the slowest.
@@ -110,7 +113,7 @@ class Optimisation(_Part):
     warmup_steps: int = Field(default=200, ge=0)
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[PositiveInt, ...] = ()
-    clip_norm: PositiveFloat = 1.0
+    clip_norm: float = Field(default=1.0, ge=0)
     loss: Literal["mse", "mae"] = "mse"
     foreground: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
