@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.errors import ShapeError, SpecError, UnknownName
 
-FAMILIES = ("efficientnet", "hrnet", "mobilenet", "resnet", "resnext", "senet")
+FAMILIES = ("efficientnet", "hrnet", "mobilenet", "res2net", "resnet", "resnext", "senet")
 
 SIDE_MULTIPLE = 32
 

@@ -22,8 +22,20 @@ TIMM = {
     "se_resnext50_32x4d": "legacy_seresnext50_32x4d",
     "se_resnext101_32x4d": "legacy_seresnext101_32x4d",
     "senet154": "legacy_senet154",
+    "res2net50_26w_4s": "res2net50_26w_4s",
+    "res2net50_26w_6s": "res2net50_26w_6s",
+    "res2net50_26w_8s": "res2net50_26w_8s",
+    "res2net50_48w_2s": "res2net50_48w_2s",
+    "res2net50_14w_8s": "res2net50_14w_8s",
+    "res2net101_26w_4s": "res2net101_26w_4s",
 }
-FAST = ("resnext50_32x4d", "wide_resnet50_2", "se_resnet50", "se_resnext50_32x4d")
+FAST = (
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "se_resnet50",
+    "se_resnext50_32x4d",
+    "res2net50_26w_4s",
+)
 CLASSIFIERS = ("fc", "last_linear")
 
 
