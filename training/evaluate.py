@@ -50,6 +50,7 @@ Result = dict[str, Any]
 ann_id where the annotated person's box was given."""
 
 PCK_SHARE = 0.2
+_NOBODY: Result = {"score": -np.inf}
 _MAX_PEOPLE = 20  # the official measure counts so many answers a photograph
 
 
@@ -89,21 +90,16 @@ class Scores(BaseModel):
     pck_by_keypoint: dict[str, float]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Photograph(_Entry):
+class _Photograph(BaseModel):
     id: int
     file_name: str
 
 
-class _Annotated(_Entry):
-    """Someone annotated; the keypoints of people without labelled ones may be left out."""
+class _Annotated(BaseModel):
+    """Someone annotated; people without labelled keypoints need no list of them."""
 
     id: int
     image_id: int
-    category_id: int
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it
     iscrowd: int = 0
@@ -111,21 +107,27 @@ class _Annotated(_Entry):
     num_keypoints: int | None = None
 
 
-class _Category(_Entry):
+class _Category(BaseModel):
     id: int
     name: str = ""
     keypoints: list[str] = []
     skeleton: list[tuple[int, int]] = []
 
 
-class _Detection(_Entry):
+class _CocoFile(BaseModel):
+    images: list[_Photograph]
+    categories: list[_Category]
+    annotations: list[dict[str, Any]]  # those of other categories may look otherwise
+
+
+class _Detection(BaseModel):
     image_id: int
     category_id: int | None = None
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     score: FiniteFloat
 
 
-class _Answer(_Entry):
+class _Answer(BaseModel):
     image_id: int
     category_id: int
     keypoints: list[FiniteFloat]
@@ -133,19 +135,8 @@ class _Answer(_Entry):
     ann_id: int | None = None
 
 
-class _CocoFile(_Entry):
-    """The fields of a COCO file that count here; people of other categories may say less."""
-
-    images: list[_Photograph]
-    categories: list[_Category]
-    annotations: list[dict[str, Any]]
-
-
-_PEOPLE, _DETECTIONS, _ANSWERS = (
-    TypeAdapter(list[_Annotated]),
-    TypeAdapter(list[_Detection]),
-    TypeAdapter(list[_Answer]),
-)
+_COCO_FILE, _PERSON = TypeAdapter(_CocoFile), TypeAdapter(_Annotated)
+_DETECTIONS, _ANSWERS = TypeAdapter(list[_Detection]), TypeAdapter(list[_Answer])
 
 
 @dataclass(frozen=True)
@@ -181,7 +172,7 @@ def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotat
     skeleton: measures by its sigmas instead of COCO's (for COCO's 17) or the default ones.
     Raises AnnotationError, which names the file, the entry and what is wrong with it.
     """
-    content = _checked(TypeAdapter(_CocoFile), _read_json(path), path.name)
+    content = _checked(_COCO_FILE, _read_json(path), f"{path.name} is no COCO keypoint file")
     category = next((c for c in content.categories if c.keypoints), None)
     if category is None:
         raise AnnotationError(f"{path.name} has no category with keypoints")
@@ -192,18 +183,16 @@ def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotat
             f"{path.name} has the keypoints {category.keypoints}; "
             f"skeleton {skeleton.name} has {list(skeleton.keypoints)}"
         )
-    ours = [a for a in content.annotations if a.get("category_id", category.id) == category.id]
-    people = _checked(_PEOPLE, ours, f"{path.name}, annotations")
-    for kind, ids in (("image", content.images), ("annotation", people)):
-        if twice := [i for i, n in Counter(entry.id for entry in ids).items() if n > 1]:
+    people = [
+        _person(path.name, entry, category.id, len(skeleton.keypoints))
+        for entry in content.annotations
+        if entry.get("category_id", category.id) == category.id
+    ]
+    photographs = [image.model_dump() for image in content.images]
+    for kind, entries in (("image", photographs), ("annotation", people)):
+        if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
             raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
-    return Annotations(
-        path.name,
-        [image.model_dump() for image in content.images],
-        [_counted(path.name, person, len(skeleton.keypoints)) for person in people],
-        category.id,
-        skeleton,
-    )
+    return Annotations(path.name, photographs, people, category.id, skeleton)
 
 
 def load_detections(
@@ -279,17 +268,16 @@ def score(
     keypoints do not count in AP. Where any does, PCK compares just the pairs that are named; else
     pairs are made by OKS. Raises AnnotationError for results that do not fit the annotations.
     """
-    known = {image["id"] for image in annotations.images}
-    _check_answers(annotations, results, known)
-    given_boxes = bool(results) and all(r.get("ann_id") is not None for r in results)
+    results = _checked_answers(annotations, results)
+    given_boxes = bool(results) and all(r["ann_id"] is not None for r in results)
     stats = _official(annotations, results, given_boxes)
     good, total = _pck_counts(annotations, results)
     names = annotations.skeleton.keypoints
     return Scores(
         model=model,
         boxes=boxes,
-        images=len(known),
-        people=sum(len(annotations.people(i)) for i in known),
+        images=len(annotations.images),
+        people=sum(len(annotations.people(image["id"])) for image in annotations.images),
         answers=len(results),
         ap=stats[0],
         ap50=stats[1],
@@ -339,39 +327,37 @@ def _checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
         raise AnnotationError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
-def _counted(name: str, person: _Annotated, count: int) -> dict[str, Any]:
+def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:
     """The entry as pycocotools needs it; num_keypoints is counted where it was left out."""
+    where = f"{name}, annotation {entry.get('id')}"
+    person = _checked(_PERSON, entry, where)
     labelled = person.num_keypoints
     if labelled is None:
         labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
     keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
     if len(keypoints) != 3 * count:
-        raise AnnotationError(
-            f"{name}: annotation {person.id} needs {3 * count} keypoint numbers; "
-            f"it has {len(keypoints)}"
-        )
-    return person.model_dump() | {"num_keypoints": labelled, "keypoints": keypoints}
+        raise AnnotationError(f"{where}: needs {3 * count} keypoint numbers, has {len(keypoints)}")
+    counted = {"category_id": category_id, "num_keypoints": labelled, "keypoints": keypoints}
+    return {**person.model_dump(), **counted}
 
 
-def _check_answers(annotations: Annotations, results: Sequence[Result], known: set[int]) -> None:
-    """AnnotationError unless every result is whole, finite, and of what is annotated."""
+def _checked_answers(annotations: Annotations, results: Sequence[Result]) -> list[Result]:
+    """The results, each whole, finite, and of what is annotated."""
     answers = _checked(_ANSWERS, results, "results")
+    known = {image["id"] for image in annotations.images}
     if unknown := sorted({answer.image_id for answer in answers} - known):
         raise AnnotationError(
             f"results name images that {annotations.name} does not have: {unknown[:5]}"
         )
-    count = 3 * len(annotations.skeleton.keypoints)
+    count, category_id = 3 * len(annotations.skeleton.keypoints), annotations.category_id
     for index, answer in enumerate(answers):
+        where = f"results: {index}, of image {answer.image_id}:"
         if len(answer.keypoints) != count:
-            raise AnnotationError(
-                f"result {index}, of image {answer.image_id}, needs {count} keypoint numbers; "
-                f"it has {len(answer.keypoints)}"
-            )
-        if answer.category_id != annotations.category_id:
-            raise AnnotationError(
-                f"result {index}, of image {answer.image_id}, is of category "
-                f"{answer.category_id}; {annotations.category_id} is measured"
-            )
+            found = len(answer.keypoints)
+            raise AnnotationError(f"{where} needs {count} keypoint numbers, has {found}")
+        if answer.category_id != category_id:
+            raise AnnotationError(f"{where} is of category {answer.category_id}, not {category_id}")
+    return [answer.model_dump() for answer in answers]
 
 
 def _box(bbox: Sequence[float]) -> Box:
@@ -455,9 +441,10 @@ def _pck_counts(
 def _best_by_person(results: Sequence[Result]) -> dict[int, Result]:
     """The best answer for each person whom answers name by ann_id; of equals the first."""
     best: dict[int, Result] = {}
-    for result in sorted(reversed(results), key=lambda r: r["score"]):
-        if result.get("ann_id") is not None:
-            best[result["ann_id"]] = result
+    for result in results:
+        person = result["ann_id"]
+        if person is not None and result["score"] > best.get(person, _NOBODY)["score"]:
+            best[person] = result
     return best
 
 

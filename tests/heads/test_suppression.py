@@ -1,9 +1,12 @@
 """OKS, box overlap and suppression against the official numbers."""
 
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heads.suppression import (
     box_iou,
@@ -89,3 +92,67 @@ def test_boxes_overlap_by_their_common_share() -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\[N, 17, 3\]; got \(2, 5, 3\)"):
         oks(np.zeros((2, 5, 3)), np.ones(2))
+
+
+Crowd = tuple[Any, Any, Any]
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> Crowd:
+    """Up to eight people near each other: keypoints [N, 17, 3], different scores, areas."""
+    count = draw(st.integers(1, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    person = rng.uniform(0, 100, (1, 17, 3))
+    spread = draw(st.sampled_from([0.0, 2.0, 10.0, 40.0]))
+    keypoints = person + rng.normal(0, spread, (count, 17, 3))
+    return keypoints, rng.permutation(count) + rng.uniform(0, 0.5), rng.uniform(2e3, 8e3, count)
+
+
+@given(crowds())
+def test_likeness_is_a_share_the_same_both_ways_and_at_any_size(people: Crowd) -> None:
+    keypoints, _, areas = people
+    similar = oks(keypoints, areas)
+    assert ((similar >= 0) & (similar <= 1)).all()
+    np.testing.assert_allclose(similar, similar.T)
+    np.testing.assert_allclose(np.diag(similar), 1)
+    np.testing.assert_allclose(oks(keypoints * 3 + 7, areas * 9), similar, rtol=1e-9)
+
+
+@given(crowds(), st.sampled_from([0.3, 0.7, 0.9]))
+def test_who_stays_is_unlike_the_others_and_who_goes_is_like_a_better_one(
+    people: Crowd, threshold: float
+) -> None:
+    keypoints, scores, areas = people
+    similar = oks(keypoints, areas)
+    kept = oks_nms(keypoints, scores, areas, threshold)
+    assert sorted(kept, key=lambda i: -scores[i]) == kept
+    assert all(similar[a, b] <= threshold for a in kept for b in kept if a != b)
+    for gone in set(range(len(scores))) - set(kept):
+        assert any(similar[k, gone] > threshold and scores[k] > scores[gone] for k in kept)
+
+
+@given(crowds(), st.randoms(use_true_random=False))
+def test_the_order_of_the_list_does_not_matter(people: Crowd, random: Random) -> None:
+    order = list(range(len(people[1])))
+    random.shuffle(order)
+    keypoints, scores, areas = people
+    shuffled = (keypoints[order], scores[order], areas[order])
+    for suppress in (oks_nms, soft_oks_nms):
+        kept = suppress(*people, threshold=0.7)
+        assert [order[i] for i in suppress(*shuffled, threshold=0.7)] == kept
+
+
+@given(crowds())
+def test_soft_suppression_loses_nobody_and_starts_with_the_best(people: Crowd) -> None:
+    kept = soft_oks_nms(*people, threshold=0.7)
+    assert sorted(kept) == list(range(len(people[1])))
+    assert kept[0] == people[1].argmax()
+    assert soft_oks_nms(*people, threshold=0.7, max_people=2) == kept[:2]
+
+
+def test_rescoring_leaves_out_weak_keypoints_and_nobody_is_no_error() -> None:
+    keypoints = np.zeros((1, 17, 3))
+    keypoints[0, :4, 2] = [0.2, 0.1, 0.6, 0.8]  # 0.2 is not above 0.2
+    (kept,) = rescore_and_suppress(keypoints, np.array([0.5]), np.array([100.0]))
+    assert kept.score == pytest.approx(0.5 * (0.6 + 0.8) / 2)
+    assert rescore_and_suppress(np.zeros((0, 17, 3)), np.zeros(0), np.zeros(0)) == []

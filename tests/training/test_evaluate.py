@@ -1,17 +1,21 @@
 """Scores equal to pycocotools' own, and words for files that cannot be used."""
 
+import contextlib
 import importlib.util
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from heads.image import encode_image
 from heads.person import Person
-from heads.skeleton import COCO_17
+from heads.skeleton import COCO_17, Skeleton
 from training.evaluate import (
     AnnotationError,
     Annotations,
@@ -57,6 +61,40 @@ def folder(tmp_path: Path) -> Path:
             encode_image(np.full((120, 200, 3), i, np.uint8), "png")
         )
     return tmp_path
+
+
+def changed(folder: Path, change: Callable[[Any], Any]) -> Path:
+    """The file of annotations after a change to its content."""
+    path = folder / "changed.json"
+    content = json.loads((folder / "people.json").read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def noisy(annotations: Annotations, share: float, copies: int = 1) -> list[dict[str, Any]]:
+    """Answers to every annotated person, off by that share of its size, of random scores."""
+    rng = np.random.default_rng(0)
+    results = []
+    for image in annotations.images:
+        for a in annotations.people(image["id"]) * copies:
+            points = np.array(a["keypoints"], float).reshape(17, 3)
+            points[:, :2] += rng.normal(0, share * np.sqrt(a["area"]), (17, 2))
+            points[:, 2] = rng.uniform(0.2, 1, 17)
+            results.append(
+                {
+                    "image_id": image["id"],
+                    "category_id": 1,
+                    "keypoints": [float(v) for v in points.ravel()],
+                    "score": float(rng.uniform()),
+                    "ann_id": a["id"],
+                }
+            )
+    return results
+
+
+def without_ids(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "ann_id"} for r in results]
 
 
 def truth_of(annotations: Annotations, image: int) -> list[Person]:
@@ -129,7 +167,8 @@ def test_no_answers_score_0(folder: Path) -> None:
     assert scores.pck == 0
 
 
-def test_scores_are_those_of_the_reference_script(shared: Path) -> None:
+@pytest.mark.parametrize("pairs", ["named", "by likeness", "some named", "named, equal scores"])
+def test_scores_are_those_of_the_reference_script(shared: Path, pairs: str) -> None:
     """Noisy copies of the true people, measured by the script that came with the photographs."""
     spec = importlib.util.spec_from_file_location("reference_score", shared / "data" / "score.py")
     assert spec is not None
@@ -138,37 +177,132 @@ def test_scores_are_those_of_the_reference_script(shared: Path) -> None:
     spec.loader.exec_module(reference)
     path = shared / "data" / "val" / "val.json"
     annotations = load_annotations(path)
-    rng = np.random.default_rng(0)
-    for with_ids in (True, False):
-        results = []
-        for image in annotations.images:
-            for a in annotations.people(image["id"]):
-                points = np.array(a["keypoints"], float).reshape(17, 3)
-                points[:, :2] += rng.normal(0, 0.05 * np.sqrt(a["area"]), (17, 2))
-                points[:, 2] = rng.uniform(0.2, 1, 17)
-                result = {
-                    "image_id": image["id"],
-                    "category_id": 1,
-                    "keypoints": [float(v) for v in points.ravel()],
-                    "score": float(rng.uniform()),
-                }
-                results.append(result | ({"ann_id": a["id"]} if with_ids else {}))
-        expected = reference.score(results, str(path))
-        ours = score(annotations, results)
-        names = (("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("AR", "ar"), ("AR50", "ar50"))
-        # The script rounds to four digits.
-        for theirs, name in (*names, ("AP_medium", "ap_medium"), ("AP_large", "ap_large")):
-            assert getattr(ours, name) == pytest.approx(expected[theirs], abs=6e-5), theirs
-        assert ours.pck == pytest.approx(expected["PCK@0.2_torso"], abs=6e-5)
-        assert 0.2 < ours.ap < 0.95
+    results = noisy(annotations, 0.05, copies=2)
+    if pairs == "by likeness":
+        results = without_ids(results)
+    elif pairs == "some named":
+        results = [*results[::3], *without_ids(results[1::3])]
+    elif pairs == "named, equal scores":
+        results = [r | {"score": 0.5} for r in results]
+    expected = reference.score(results, str(path))
+    ours = score(annotations, results)
+    names = (("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("AR", "ar"), ("AR50", "ar50"))
+    # The script rounds to four digits.
+    for theirs, name in (*names, ("AP_medium", "ap_medium"), ("AP_large", "ap_large")):
+        assert getattr(ours, name) == pytest.approx(expected[theirs], abs=6e-5), theirs
+    assert ours.pck == pytest.approx(expected["PCK@0.2_torso"], abs=6e-5)
+    assert 0.1 < ours.ap < 0.95
+
+
+def test_figures_are_those_of_pycocotools_alone(folder: Path) -> None:
+    annotations = load_annotations(folder / "people.json")
+    results = noisy(annotations, 0.06)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(folder / "people.json"))
+        measure = COCOeval(truth, truth.loadRes(without_ids(results)), "keypoints")
+        measure.evaluate()
+        measure.accumulate()
+        measure.summarize()
+    ours = score(annotations, results)
+    figures = (
+        *(ours.ap, ours.ap50, ours.ap75, ours.ap_medium, ours.ap_large),
+        *(ours.ar, ours.ar50, ours.ar75, ours.ar_medium, ours.ar_large),
+    )
+    assert figures == tuple(measure.stats)
+    assert 0.1 < ours.ap < 0.95
+
+
+def test_a_person_numbered_0_counts_as_any_other(folder: Path) -> None:
+    path = changed(folder, lambda c: c["annotations"][0].update(id=0))
+    annotations = load_annotations(path)
+    results = predict_all(
+        annotations, folder, lambda i, _: truth_of(annotations, int(i[0, 0, 0])), "gt"
+    )
+    assert score(annotations, results).ap == pytest.approx(1)
+
+
+def test_crowds_and_people_without_labels_cost_nothing_with_annotated_boxes(folder: Path) -> None:
+    def add(content: Any) -> None:
+        crowd = person(4, 7, 60) | {"iscrowd": 1}
+        unlabelled = person(5, 8, 10) | {"num_keypoints": 0, "keypoints": [0] * 51}
+        content["annotations"] += [crowd, unlabelled]
+
+    annotations = load_annotations(changed(folder, add))
+    results = predict_all(
+        annotations, folder, lambda i, _: truth_of(annotations, int(i[0, 0, 0])), "gt"
+    )
+    scores = score(annotations, results)
+    assert scores.ap == pytest.approx(1)
+    assert scores.people == 3
+
+
+def three_points(content: Any) -> None:
+    """Makes the people bodies of three keypoints, and adds a category that has no keypoints."""
+    content["categories"] = [{"id": 4, "name": "box"}, {"id": 2, "name": "bee", "keypoints": BEE}]
+    for a in content["annotations"]:
+        a.update(category_id=2, keypoints=a["keypoints"][:9])
+        del a["num_keypoints"], a["iscrowd"]
+    content["annotations"].append(
+        {"id": 50, "image_id": 7, "category_id": 4, "bbox": [0, 0, 9, 9], "keypoints": "none"}
+    )
+
+
+BEE = ["head", "left_wing", "right_wing"]
+
+
+def test_any_body_is_measured_by_the_sigmas_of_its_skeleton(folder: Path) -> None:
+    path = changed(folder, three_points)
+    found = []
+    for sigma in (0.02, 0.2):
+        bee = Skeleton(name="bee", keypoints=tuple(BEE), sigmas=(sigma,) * 3)
+        annotations = load_annotations(path, skeleton=bee)
+        results = [
+            {
+                "image_id": a["image_id"],
+                "category_id": 2,
+                # Every keypoint is off by a tenth of the person's size.
+                "keypoints": [v + (0.1 * np.sqrt(a["area"]) if i % 3 == 0 else 0)
+                              for i, v in enumerate(a["keypoints"])],
+                "score": 0.5,
+            }
+            for a in annotations.annotations
+        ]  # fmt: skip
+        scores = score(annotations, results)
+        # OKS = exp(-0.1**2 / (2 * (2 * sigma)**2)): 0.044 and 0.969.
+        found.append(scores.ap)
+        assert scores.pck_reference == "box"
+        assert scores.pck == 1
+        assert list(scores.pck_by_keypoint) == BEE
+    assert found == pytest.approx([0, 1])
+
+
+def test_a_skeleton_of_other_keypoints_is_refused(folder: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"\['head', 'left_wing'.*skeleton coco_17 has"):
+        load_annotations(changed(folder, three_points), skeleton=COCO_17)
+
+
+def test_missing_photographs_are_said_before_any_is_looked_at(folder: Path) -> None:
+    annotations = load_annotations(folder / "people.json")
+    (folder / "8.png").unlink()
+    asked: list[Any] = []
+
+    def note(*given: Any) -> list[Person]:
+        asked.append(given)
+        return []
+
+    with pytest.raises(AnnotationError, match=r"1 of 2 photographs of people\.json .*: 8\.png"):
+        predict_all(annotations, folder, note, "detector")
+    with pytest.raises(AnnotationError, match=r"2 of 2 .*elsewhere"):
+        predict_all(annotations, folder / "elsewhere", note, "detector")
+    assert asked == []
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is no JSON"),
-        ("[]", "no fields"),
-        ('{"images": []}', "no list of annotations"),
+        ("[]", "no COCO keypoint file"),
+        ('{"images": [], "categories": []}', "annotations: Field required"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "no category with"),
     ],
 )
@@ -186,8 +320,71 @@ def test_a_short_keypoint_list_is_refused_with_its_id(folder: Path) -> None:
     content = json.loads(path.read_text())
     content["annotations"][1]["keypoints"] = [1, 2, 2]
     path.write_text(json.dumps(content))
-    with pytest.raises(AnnotationError, match="annotation 2 needs 51 keypoint numbers"):
+    with pytest.raises(AnnotationError, match="annotation 2: needs 51 keypoint numbers, has 3"):
         load_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][1].pop("area"), "annotation 2: area: Field required"),
+        (lambda c: c["annotations"][1].pop("bbox"), "annotation 2: bbox: Field required"),
+        (lambda c: c["annotations"][1].pop("image_id"), "annotation 2: image_id: Field required"),
+        (lambda c: c["annotations"][1].update(area=-1), "annotation 2: area: .*greater than"),
+        (lambda c: c["annotations"][1].update(id=1), "more than one annotation with id 1"),
+        (lambda c: c["annotations"].append(3), r"annotations\.3: .*dictionary"),
+        (lambda c: c["images"][1].pop("id"), r"images\.1\.id: Field required"),
+        (lambda c: c["images"][1].pop("file_name"), r"images\.1\.file_name: Field required"),
+        (lambda c: c["images"][1].update(id=7), "more than one image with id 7"),
+        (
+            lambda c: c["annotations"][0]["keypoints"].__setitem__(3, float("nan")),
+            r"annotation 1: keypoints\.3: .*finite",
+        ),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_named(
+    folder: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        load_annotations(changed(folder, change))
+
+
+def test_detections_of_other_things_and_without_area_are_left_out(folder: Path) -> None:
+    path = folder / "boxes.json"
+    box = {"image_id": 8, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    path.write_text(json.dumps([box, box | {"category_id": 18}, box | {"bbox": [1, 2, 0, 4]}, box]))
+    assert load_detections(path, 1) == {8: [((1, 2, 3, 4), 0.5)] * 2}
+    assert len(load_detections(path)[8]) == 3
+
+
+def test_detections_of_other_photographs_or_of_no_number_are_refused(folder: Path) -> None:
+    annotations = load_annotations(folder / "people.json")
+    path = folder / "boxes.json"
+    path.write_text(json.dumps([{"image_id": 99, "bbox": [1, 2, 3, 4], "score": 0.5}]))
+    with pytest.raises(AnnotationError, match=r"boxes\.json has no box in any photograph"):
+        predict_all(annotations, folder, lambda *_: [], path)
+    path.write_text('[{"image_id": 7, "bbox": [1, NaN, 3, 4], "score": 0.5}]')
+    with pytest.raises(AnnotationError, match=r"0\.bbox\.1: .*finite"):
+        load_detections(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoints": [0.0] * 6}, "image 7: needs 51 keypoint numbers, has 6"),
+        ({"keypoints": [float("inf")] * 51}, r"0\.keypoints\.0: .*finite"),
+        ({"category_id": 3}, "image 7: is of category 3, not 1"),
+        ({"score": None}, r"0\.score: .*number"),
+    ],
+)
+def test_a_result_that_does_not_fit_is_named(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
+    annotations = load_annotations(folder / "people.json")
+    result = {"image_id": 7, "category_id": 1, "keypoints": [0.0] * 51, "score": 0.5}
+    assert score(annotations, [result]).ap == 0
+    with pytest.raises(AnnotationError, match=message):
+        score(annotations, [result | change])
 
 
 def test_results_that_cannot_be_scored_are_refused(folder: Path) -> None:
@@ -195,7 +392,7 @@ def test_results_that_cannot_be_scored_are_refused(folder: Path) -> None:
     result = {"image_id": 99, "category_id": 1, "keypoints": [0.0] * 51, "score": 0.5}
     with pytest.raises(AnnotationError, match=r"does not have: \[99\]"):
         score(annotations, [result])
-    with pytest.raises(AnnotationError, match="image 7 is not finite"):
+    with pytest.raises(AnnotationError, match=r"0\.score: Input should be a finite number"):
         score(annotations, [result | {"image_id": 7, "score": float("nan")}])
     with pytest.raises(AnnotationError, match=r"gone\.json cannot be read"):
         load_annotations(folder / "gone.json")
