@@ -53,12 +53,14 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
             image["id"]: (image["file_name"], (image["height"], image["width"]))
             for image in content["images"]
         }
-        entries = content["annotations"]
+        entries = list(content["annotations"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
     skeleton = Skeleton.from_coco_category(category)
     samples = []
     for entry in entries:
+        if not isinstance(entry, dict):
+            raise DataError(f"{annotations.name}: an annotation has no fields: {entry!r}")
         if entry.get("category_id", category.get("id")) != category.get("id"):
             continue
         if entry.get("iscrowd") or not entry.get("num_keypoints") or not entry.get("primary", 1):
@@ -89,6 +91,8 @@ def _sample(
     finite = np.isfinite(keypoints).all() and np.isfinite(sure).all()
     if sure.shape != (count,) or not finite:
         raise DataError(f"{where} needs {count} finite keypoints and as many scores")
+    if not np.isfinite(np.array(entry["bbox"], np.float64)).all():
+        raise DataError(f"{where} needs a finite box; got {entry['bbox']}")
     weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
     return Sample(images / file_name, box, keypoints[:, :2], weights, entry.get("source", ""))
 
@@ -164,7 +168,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         yield from list(pairs)[self.skip :]
 
     def __len__(self) -> int:
-        return self._count - self.skip
+        # An epoch's last batch may be smaller than the others, which a skip counts as whole.
+        return max(0, self._count - self.skip)
 
 
 def chances_of(samples: list[Sample], by_source: Mapping[str, float]) -> FloatArray:
