@@ -17,7 +17,17 @@ from torch import Tensor, nn
 
 from models.errors import ShapeError, SpecError, UnknownName
 
-FAMILIES = ("efficientnet", "hrnet", "mobilenet", "res2net", "resnet", "resnext", "senet")
+FAMILIES = (
+    "efficientnet",
+    "hrnet",
+    "mobilenet",
+    "res2net",
+    "resnest",
+    "resnet",
+    "resnext",
+    "senet",
+    "squeezenet",
+)
 
 SIDE_MULTIPLE = 32
 

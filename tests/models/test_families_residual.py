@@ -28,6 +28,14 @@ TIMM = {
     "res2net50_48w_2s": "res2net50_48w_2s",
     "res2net50_14w_8s": "res2net50_14w_8s",
     "res2net101_26w_4s": "res2net101_26w_4s",
+    "resnest14d": "resnest14d",
+    "resnest26d": "resnest26d",
+    "resnest50d": "resnest50d",
+    "resnest101e": "resnest101e",
+    "resnest200e": "resnest200e",
+    "resnest269e": "resnest269e",
+    "resnest50d_1s4x24d": "resnest50d_1s4x24d",
+    "resnest50d_4s2x40d": "resnest50d_4s2x40d",
 }
 FAST = (
     "resnext50_32x4d",
@@ -35,6 +43,9 @@ FAST = (
     "se_resnet50",
     "se_resnext50_32x4d",
     "res2net50_26w_4s",
+    "resnest14d",
+    "resnest50d_1s4x24d",
+    "resnest50d_4s2x40d",
 )
 CLASSIFIERS = ("fc", "last_linear")
 
