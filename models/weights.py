@@ -57,6 +57,11 @@ _TORCHVISION: Rules = [
     ("", "backbone."),
 ]
 
+_SQUEEZENET: Rules = [
+    ("classifier.1.", "neck.conv."),  # it classifies before it pools
+    ("", "backbone."),
+]
+
 _OFFICIAL: Rules = [
     # classification: the neck of arXiv:1908.07919; its final_layer is a Sequential
     ("incre_modules.", "neck.incre_modules."),
@@ -260,6 +265,8 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], name: str) -> No
 
 
 def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
+    if source == "torchvision" and any(".squeeze." in name for name in state):
+        return _SQUEEZENET
     if source == "timm":
         return _TIMM_MOBILENET if "conv_stem.weight" in state else _OFFICIAL
     tables = {
