@@ -62,6 +62,11 @@ _SQUEEZENET: Rules = [
     ("", "backbone."),
 ]
 
+_MOBILENET_V3: Rules = [
+    ("classifier.", "head.classifier."),  # two layers behind the pooling
+    ("", "backbone."),
+]
+
 _OFFICIAL: Rules = [
     # classification: the neck of arXiv:1908.07919; its final_layer is a Sequential
     ("incre_modules.", "neck.incre_modules."),
@@ -267,6 +272,8 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], name: str) -> No
 def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
     if source == "torchvision" and any(".squeeze." in name for name in state):
         return _SQUEEZENET
+    if source == "torchvision" and "classifier.3.weight" in state:
+        return _MOBILENET_V3
     if source == "timm":
         return _TIMM_MOBILENET if "conv_stem.weight" in state else _OFFICIAL
     tables = {
