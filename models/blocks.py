@@ -81,18 +81,25 @@ class ConvNorm(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity (He et al. 2015, arXiv:1512.03385, figure 5 left)."""
+    """Two 3x3 convolutions beside an identity (He et al. 2015, arXiv:1512.03385, figure 5 left).
+
+    pooled_shortcut: see `shortcut`.
+    """
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int = 1, *, pooled_shortcut: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = convolution(in_channels, width, 3, stride=stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = convolution(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut(in_channels, width * self.expansion, stride)
+        self.downsample = shortcut(
+            in_channels, width * self.expansion, stride, pooled=pooled_shortcut
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, width, H / stride, W / stride]."""
@@ -108,6 +115,7 @@ class Bottleneck(nn.Module):
     The stride is on the 3x3 convolution, as in all public checkpoints used here; the paper has it
     on the first 1x1. groups and group_width: the 3x3 has that many groups of width / 64 x
     group_width channels (ResNeXt, arXiv:1611.05431; wide ResNet, arXiv:1605.07146).
+    pooled_shortcut: see `shortcut`.
     """
 
     expansion = 4
@@ -120,6 +128,7 @@ class Bottleneck(nn.Module):
         *,
         groups: int = 1,
         group_width: int = 64,
+        pooled_shortcut: bool = False,
     ) -> None:
         super().__init__()
         out_channels = width * self.expansion
@@ -131,7 +140,7 @@ class Bottleneck(nn.Module):
         self.conv3 = convolution(inner, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut(in_channels, out_channels, stride)
+        self.downsample = shortcut(in_channels, out_channels, stride, pooled=pooled_shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, 4 width, H / stride, W / stride]."""

@@ -110,7 +110,7 @@ def test_maps_come_finest_first_in_whatever_order_they_are_asked() -> None:
 
 
 def test_list_backbones_matches_a_pattern() -> None:
-    assert list_backbones("resnet*") == [
+    assert list_backbones("resnet[0-9]*[0-9]") == [
         "resnet101",
         "resnet152",
         "resnet18",

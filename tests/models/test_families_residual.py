@@ -36,6 +36,14 @@ TIMM = {
     "resnest269e": "resnest269e",
     "resnest50d_1s4x24d": "resnest50d_1s4x24d",
     "resnest50d_4s2x40d": "resnest50d_4s2x40d",
+    "resnet50c": "resnet50c",
+    "resnet101c": "resnet101c",
+    "resnet152c": "resnet152c",
+    "resnet18d": "resnet18d",
+    "resnet34d": "resnet34d",
+    "resnet50d": "resnet50d",
+    "resnet101d": "resnet101d",
+    "resnet152d": "resnet152d",
 }
 FAST = (
     "resnext50_32x4d",
@@ -46,6 +54,9 @@ FAST = (
     "resnest14d",
     "resnest50d_1s4x24d",
     "resnest50d_4s2x40d",
+    "resnet50c",
+    "resnet18d",
+    "resnet50d",
 )
 CLASSIFIERS = ("fc", "last_linear")
 
