@@ -30,11 +30,12 @@ from heads.geometry import flip_heatmaps
 from heads.image import Image, warp
 from heads.network import Network, build, input_tensor
 from heads.person import Person, person_score
+from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec, Provenance
 from models.weights import load_strict, load_weights
 from training.augment import Augmentation
 from training.data import EpochSampler, PoseDataset, chances_of, check_images, read_samples
-from training.errors import StateError, TrainingDiverged
+from training.errors import DataError, StateError, TrainingDiverged
 from training.evaluate import Box, Scores, load_annotations, predict_all, score
 from training.losses import heatmap_mae, heatmap_mse
 from training.recipe import Optimisation, Recipe
@@ -57,7 +58,7 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
 
     data: the folder that the recipe's paths start from.  runs: where run folders are kept.
     stop_at: a time (time.time()) after which the run saves its state and ends.
-    Raises DataError, WeightsError, StateError, or TrainingDiverged.
+    Raises DataError, AnnotationError, WeightsError, StateError, or TrainingDiverged.
     """
     how = recipe.optimisation
     folder = runs / recipe.name
@@ -68,6 +69,7 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
 
     samples, skeleton = read_samples(data / recipe.data.train, data / recipe.data.train_images)
     check_images(samples)
+    _check_validation(data / recipe.data.val, data / recipe.data.val_images, skeleton)
     spec = recipe.spec(skeleton)
     views = Augmentation(skeleton, spec.input_size, spec.alignment, **recipe.views.model_dump())
     dataset = PoseDataset(samples, spec.heatmap_codec(), views)
@@ -124,6 +126,18 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
             _save_best(folder / "best.safetensors", averaged, spec, recipe, progress, scores)
         _save(state_file, recipe, state, progress)
     return folder / "best.safetensors"
+
+
+def _check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> None:
+    """Finds before the first step what would else end the run after its first epoch."""
+    truth = load_annotations(annotations)
+    if truth.skeleton.keypoints != skeleton.keypoints:
+        raise DataError(f"{annotations.name} has other keypoints than the training data")
+    missing = sorted(
+        i["file_name"] for i in truth.images if not (images / i["file_name"]).is_file()
+    )
+    if missing:
+        raise DataError(f"{annotations.name}: no photographs {', '.join(missing[:5])}")
 
 
 def _start_from(network: Network, recipe: Recipe) -> None:

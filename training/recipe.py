@@ -136,7 +136,7 @@ class Optimisation(_Part):
 class Recipe(_Part):
     """One run. name: of its folder and of the network it makes."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     network: Network
     data: Data
     views: Views = Views()
@@ -196,4 +196,4 @@ def _apply(content: dict[str, Any], change: str) -> None:
     try:
         table[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[last] = text
+        table[last] = text.strip()

@@ -1,0 +1,125 @@
+"""Recipes: the ones that ship can be meant, and what cannot be meant is refused by its key."""
+
+from pathlib import Path
+
+import pytest
+
+from heads.network import build
+from heads.skeleton import COCO_17
+from training.augment import Augmentation
+from training.errors import RecipeError
+from training.recipe import read_recipe
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "recipes").glob("*.toml"))
+SMALL = ROOT / "recipes" / "hrnet_w18_small.toml"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_describes_a_network(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    spec = recipe.spec(COCO_17)
+    assert spec.heatmap_size == (spec.input_size[0] // 4, spec.input_size[1] // 4)
+    build(spec)
+    Augmentation(COCO_17, spec.input_size, spec.alignment, **recipe.views.model_dump())
+
+
+def test_the_first_stage_starts_from_weights_that_ship() -> None:
+    assert (ROOT / read_recipe(SMALL).network.init).is_file()
+
+
+def test_the_second_stage_goes_on_from_the_first() -> None:
+    first, second = (read_recipe(ROOT / "recipes" / name) for name in (
+        "hrnet_w18_small.toml", "hrnet_w18_small_256x192.toml"
+    ))  # fmt: skip
+    assert second.network.init == f"runs/{first.name}/best.safetensors"
+    assert second.network.backbone == first.network.backbone
+    assert second.network.head == first.network.head
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_recipe_trains_on_what_it_is_measured_by(path: Path) -> None:
+    data = read_recipe(path).data
+    assert data.train != data.val
+
+
+def test_a_change_keeps_its_type() -> None:
+    recipe = read_recipe(
+        SMALL,
+        [
+            "optimisation.learning_rate=5e-4",
+            "optimisation.bf16=false",
+            "network.input_size=[64, 64]",
+            "network.codec.sigma=1.5",  # a table that the file does not have
+            "network.init=runs/other/best.safetensors",  # text without quotes
+            'data.weights={ coco = 2 }',
+            "name = try_2",
+        ],
+    )  # fmt: skip
+    assert recipe.optimisation.learning_rate == 5e-4
+    assert recipe.optimisation.bf16 is False
+    assert recipe.network.input_size == (64, 64)
+    assert recipe.network.codec.sigma == 1.5
+    assert recipe.network.init == "runs/other/best.safetensors"
+    assert recipe.data.weights == {"coco": 2.0}
+    assert recipe.name == "try_2"
+    assert recipe.spec(COCO_17).codec.sigma == 1.5
+
+
+def test_of_two_changes_the_later_one_counts() -> None:
+    changes = ["optimisation.seed=1", "optimisation.seed=2"]
+    assert read_recipe(SMALL, changes).optimisation.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("optimisation.batch=0", "optimisation.batch"),
+        ("optimisation.loss=huber", "optimisation.loss"),
+        ("optimisation.learning_rate=-1", "optimisation.learning_rate"),
+        ("optimisation.learning_rate=fast", "optimisation.learning_rate"),
+        ("optimisation.ema=1.0", "optimisation.ema"),
+        ("optimisation.lr=0.1", "optimisation.lr"),
+        ("network.input_size=[100, 96]", "network.input_size"),
+        ("network.head={ kind = 'classify' }", "network.head"),
+        ("data.weights.coco=-1", "data.weights.coco"),
+        ("data.weights.coco=0", "data.weights.coco"),
+        ("views.rotation_deg=200", "views.rotation_deg"),
+        ("colour=0.2", "colour"),
+        ("name=../elsewhere", "name"),
+        ("name=..", "name"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_its_key(change: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"hrnet_w18_small\.toml, {key}\b"):
+        read_recipe(SMALL, [change])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("optimisation.batch", "written key=value; got 'optimisation.batch'"),
+        ("name.first=x", "name.first: name is no table"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(change: str, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        read_recipe(SMALL, [change])
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text(SMALL.read_text().replace('val = "val/val.json"\n', ""))
+    with pytest.raises(RecipeError, match=r"short\.toml, data\.val: Field required"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("content", [b"epochs: 3", b"name = [", b"\xff\xfe"])
+def test_files_that_are_no_toml_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"broken\.toml cannot be read"):
+        read_recipe(path)
+    with pytest.raises(RecipeError, match=r"missing\.toml cannot be read"):
+        read_recipe(tmp_path / "missing.toml")
