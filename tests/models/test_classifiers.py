@@ -1,4 +1,4 @@
-"""MobileNetV3 against torchvision's."""
+"""Whole classifiers against torchvision's: weights key for key, logits to 1e-5."""
 
 from typing import Any
 
@@ -12,7 +12,19 @@ from heads.spec import default_spec
 from models.weights import load_strict, rename
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large"])
+NAMES = (
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+    "efficientnet_b0",
+    "efficientnet_b1",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_are_torchvisions(name: str) -> None:
     twin: Any = getattr(torchvision.models, name)(weights=None).eval()
     generator = torch.Generator().manual_seed(7)
