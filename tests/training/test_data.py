@@ -1,7 +1,8 @@
-"""COCO files become samples: who is in, how sure labels are, what is drawn, what is refused."""
+"""From COCO files to batches: who is left out, what is refused, and what a process holds."""
 
 import json
-from collections import Counter
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,182 +13,157 @@ import torch
 from torch.utils.data import DataLoader
 
 from heads.codec import HeatmapCodec
+from heads.errors import ImageError
 from heads.skeleton import COCO_17
 from training.augment import Augmentation
-from training.data import EpochSampler, PoseDataset, Sample, chances_of, read_samples
+from training.data import EpochSampler, PoseDataset, chances_of, check_images, read_samples
 from training.errors import DataError
 from training.synthetic import write_dataset
 
-SIZE = (96, 64)
-Change = Callable[[dict[str, Any]], object]
+SIZE = (64, 64)
+Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path, 4)
+    return write_dataset(tmp_path, 5)
 
 
-def changed(path: Path, change: Change) -> list[Sample]:
-    """The samples of a file whose first annotation was changed."""
-    content = json.loads(path.read_text())
-    change(content["annotations"][0])
-    path.write_text(json.dumps(content))
-    return read_samples(path, path.parent)[0]
+def changed(people: Path, change: Change) -> Path:
+    content = json.loads(people.read_text())
+    change(content)
+    people.write_text(json.dumps(content))
+    return people
 
 
-def dataset_of(path: Path) -> PoseDataset:
-    samples, skeleton = read_samples(path, path.parent)
-    codec = HeatmapCodec(SIZE, (SIZE[0] // 4, SIZE[1] // 4))
+def dataset_of(people: Path) -> PoseDataset:
+    samples, skeleton = read_samples(people, people.parent)
+    codec = HeatmapCodec(SIZE, (16, 16))
     return PoseDataset(samples, codec, Augmentation(skeleton, SIZE))
 
 
-def test_samples_are_as_the_file_says(people: Path) -> None:
-    samples, skeleton = read_samples(people, people.parent)
-    entries = json.loads(people.read_text())["annotations"]
-    assert skeleton.keypoints == COCO_17.keypoints
-    assert skeleton.flip_order == COCO_17.flip_order
-    assert [s.path.name for s in samples] == ["1.png", "2.png", "3.png", "4.png"]
-    for sample, entry in zip(samples, entries, strict=True):
-        assert sample.box_xywh == pytest.approx(tuple(entry["bbox"]))
-        expected = np.array(entry["keypoints"]).reshape(17, 3)[:, :2]
-        np.testing.assert_allclose(sample.keypoints, expected, atol=1e-3)
+def test_entries_of_other_categories_are_left_out(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"].insert(0, {"id": 9, "name": "dog", "keypoints": []})
+        content["annotations"][1] |= {"category_id": 9, "keypoints": [1, 2, 2]}
+
+    assert len(read_samples(changed(people, change), people.parent)[0]) == 4
+
+
+def test_boxes_are_clipped_to_their_photograph(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"] = [-10, 5, 50, 500]  # photographs are 72 x 96
+        content["annotations"][1]["bbox"] = [80, 5, 20, 20]
+
+    samples, _ = read_samples(changed(people, change), people.parent)
+    assert len(samples) == 4
+    assert samples[0].box_xywh == (0, 5, 40, 91)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("entry", "message"),
     [
-        lambda a: a.update(iscrowd=1),
-        lambda a: a.update(num_keypoints=0),
-        lambda a: a.update(primary=0),
-        lambda a: a.update(bbox=[5, 5, 0, 40]),
-        lambda a: a.update(bbox=[5, 5, 40, -3]),
+        ({"keypoints": [1, 2, 3]}, "annotation 1 cannot be read"),
+        ({"keypoints": ["x"] * 51}, "annotation 1 cannot be read"),
+        ({"keypoints": [float("nan")] * 51}, "annotation 1 needs 17 finite keypoints"),
+        ({"scores": [0.5]}, "annotation 1 needs 17 finite keypoints and as many scores"),
+        ({"scores": [float("nan")] * 17}, "annotation 1 needs 17 finite"),
+        ({"bbox": [1, 2]}, "annotation 1 cannot be read"),
+        ({"image_id": 77}, "annotation 1 cannot be read"),
     ],
 )
-def test_who_is_not_trained_on(people: Path, change: Change) -> None:
-    assert [s.path.name for s in changed(people, change)] == ["2.png", "3.png", "4.png"]
-
-
-def test_unlabelled_keypoints_have_no_weight_and_teachers_labels_less(people: Path) -> None:
-    def change(entry: dict[str, Any]) -> None:
-        entry["keypoints"][2] = 0  # the nose is not labelled, however sure the teacher was
-        entry["keypoints"][5] = 1  # hidden, yet labelled
-        entry["scores"] = [0.9, 0.4, 1.0] + [0.3] * 14
-
-    weights = changed(people, change)[0].weights
-    np.testing.assert_allclose(weights, [0.0, 0.4, 1.0] + [0.3] * 14, atol=1e-6)
-
-
-def test_an_unlabelled_keypoint_has_no_weight_in_a_batch(people: Path) -> None:
-    changed(people, lambda a: a.update(keypoints=[0, 0, 0] * 5 + a["keypoints"][15:]))
-    dataset = dataset_of(people)
-    for seed in range(10):
-        _, heatmaps, weights = dataset[0, seed]
-        # Mirrored too: the five of the head change places among themselves.
-        assert not weights[:5].any()
-        assert not heatmaps[:5].any()
-
-
-def test_an_item_is_its_index_and_seed_alone(people: Path) -> None:
-    dataset = dataset_of(people)
-    image, heatmaps, weights = dataset[2, 7]
-    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (*SIZE, 3))
-    assert tuple(heatmaps.shape) == (17, 24, 16)
-    assert tuple(weights.shape) == (17,)
-    dataset[1, 8]
-    assert all(
-        torch.equal(a, b) for a, b in zip((image, heatmaps, weights), dataset[2, 7], strict=True)
-    )
-    assert not torch.equal(image, dataset[2, 8][0])
-
-
-def test_a_worker_makes_the_same_batches(people: Path) -> None:
-    dataset, batches = dataset_of(people), []
-    for workers in (0, 1):
-        sampler = EpochSampler(np.ones(4, np.float32), 6, seed=5)
-        batches.append(list(DataLoader(dataset, 3, sampler=sampler, num_workers=workers)))
-    for alone, helped in zip(*batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
-
-
-def test_sources_are_drawn_by_their_weights(people: Path) -> None:
-    changed(people, lambda a: a.update(source="coco"))
-    samples, _ = read_samples(people, people.parent)
-    chances = chances_of(samples, {"coco": 8.0})
-    np.testing.assert_array_equal(chances, [8, 1, 1, 1])
-    drawn = Counter(index for index, _ in EpochSampler(chances, 5000, seed=0))
-    assert drawn[0] / 5000 == pytest.approx(8 / 11, abs=0.03)
-
-
-def test_a_resume_goes_on_where_an_epoch_was_left() -> None:
-    sampler = EpochSampler(np.ones(50, np.float32), 20, seed=2)
-    whole = list(sampler)
-    sampler.skip = 8
-    assert list(sampler) == whole[8:]
-    # The last batch of 6 has 2 samples, so all four batches skip 24.
-    sampler.skip = 24
-    assert list(sampler) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda a: a.update(keypoints=[1, 2, 3]), "cannot be read"),
-        (lambda a: a.update(image_id=99), "99"),
-        (lambda a: a.update(scores=[1.0]), "17 finite keypoints"),
-        (lambda a: a.update(keypoints=[float("nan")] * 51), "17 finite keypoints"),
-        (lambda a: a.pop("bbox"), "bbox"),
-        (lambda a: a.update(bbox=[1, 2, "wide", 3]), "wide"),
-        (lambda a: a.update(bbox=[1, 2, float("inf"), 3]), "finite box"),
-        (lambda a: a.update(bbox=[float("nan")] * 4), "finite box"),
-    ],
-)
-def test_wrong_annotations_are_refused_with_file_and_id(
-    people: Path, change: Change, reason: str
+def test_a_bad_entry_is_refused_by_its_id(
+    people: Path, entry: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"people\.json, annotation 1 .*{reason}"):
-        changed(people, change)
+    path = changed(people, lambda content: content["annotations"][0].update(entry))
+    with pytest.raises(DataError, match=message):
+        read_samples(path, people.parent)
 
 
-def test_an_annotation_without_fields_is_refused(people: Path) -> None:
-    content = json.loads(people.read_text()) | {"annotations": ["somebody"]}
-    people.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"people\.json: an annotation has no fields: 'somebody'"):
-        read_samples(people, people.parent)
+def test_missing_photographs_are_named_before_training(people: Path) -> None:
+    samples, _ = read_samples(people, people.parent)
+    check_images(samples)
+    (people.parent / "3.png").unlink()
+    with pytest.raises(DataError, match=r"1 photographs are missing: 3\.png"):
+        check_images(samples)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"categories": [{"id": 1}]}'])
-def test_files_that_are_no_keypoint_files_are_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "other.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=r"other\.json is no COCO keypoint file"):
-        read_samples(path, tmp_path)
-    with pytest.raises(DataError, match=r"missing\.json is no COCO keypoint file"):
-        read_samples(tmp_path / "missing.json", tmp_path)
+def test_a_damaged_photograph_is_named(people: Path) -> None:
+    (people.parent / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=r"1\.png"):
+        dataset_of(people)[(0, 0)]
 
 
-def test_a_file_of_nobody_is_refused(people: Path) -> None:
-    content = json.loads(people.read_text()) | {"annotations": []}
-    people.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="nobody to train on"):
-        read_samples(people, people.parent)
+def test_unlabelled_keypoints_and_those_out_of_view_count_nothing(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        keypoints = content["annotations"][0]["keypoints"]
+        keypoints[2] = 0  # the nose has no label
+        keypoints[3:6] = [5000, 5000, 2]  # the left eye lies outside of every view
+
+    samples, skeleton = read_samples(changed(people, change), people.parent)
+    still = Augmentation(skeleton, SIZE, scale=0, rotation_deg=0, shift=0, flip=0, half_body=0)
+    dataset = PoseDataset(samples, HeatmapCodec(SIZE, (16, 16)), still)
+    _, heatmaps, weights = dataset[(0, 0)]
+    assert weights.tolist() == [0, 0] + [1] * 15
+    assert heatmaps[:2].abs().max() == 0
+    assert (heatmaps[2:].amax(dim=(1, 2)) > 0.9).all()  # cells are 4 pixels, sigma is 2 cells
 
 
-def test_the_projects_own_training_data(shared: Path) -> None:
-    folder = shared / "data" / "train"
-    if not folder.is_dir():
-        pytest.skip("the training data (../shared/data) is not here")
-    samples, skeleton = read_samples(folder / "train.json", folder / "images")
-    assert skeleton.flip_order == COCO_17.flip_order
-    counts = Counter(sample.source for sample in samples)
-    assert set(counts) == {"coco", "lspet", "ccp", "voc2012", "flickr8k"}
-    weights = np.stack([sample.weights for sample in samples])
-    assert weights.min() == 0
-    assert weights.max() == 1
-    assert (weights.sum(axis=1) > 0).all()
-    # Some of Leeds' people have no face labels; nothing may be learnt from those.
-    of_leeds = np.array([sample.source == "lspet" for sample in samples])
-    assert (weights[of_leeds][:, :5] == 0).mean() > 0.1
-    assert not {s.path.name for s in samples} & {
-        image["file_name"]
-        for image in json.loads((shared / "data/val/val.json").read_text())["images"]
-    }
+def test_an_epoch_without_weights_has_every_sample_once(people: Path) -> None:
+    samples, _ = read_samples(people, people.parent)
+    sampler = EpochSampler(chances_of(samples, {}), 0, seed=3)
+    orders = []
+    for epoch in range(3):
+        sampler.epoch = epoch
+        orders.append([index for index, _ in sampler])
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert len(sampler) == 5
+
+
+def test_sources_are_drawn_by_weight(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0]["source"] = "coco"
+
+    samples, _ = read_samples(changed(people, change), people.parent)
+    np.testing.assert_array_equal(chances_of(samples, {"coco": 8.0}), [8, 1, 1, 1, 1])
+
+
+def test_the_same_seed_gives_the_same_view_whoever_makes_it(people: Path) -> None:
+    first, again = dataset_of(people)[(2, 11)], dataset_of(people)[(2, 11)]
+    other = dataset_of(people)[(2, 12)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_a_data_set_holds_its_index_and_no_photograph(people: Path) -> None:
+    dataset = dataset_of(people)
+    before = len(pickle.dumps(dataset))
+    for index in range(5):
+        dataset[(index, 0)]
+    assert len(pickle.dumps(dataset)) == before < 10_000
+
+
+def test_a_thousand_batches_leave_no_file_open(people: Path) -> None:
+    dataset = dataset_of(people)
+    sampler = EpochSampler(np.ones(5, np.float32), 2000, seed=0)
+    before = len(os.listdir("/proc/self/fd"))
+    batches = sum(1 for _ in DataLoader(dataset, 2, sampler=sampler))
+    assert batches == 1000
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_skeleton_is_that_of_the_file(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"][0] = {
+            "id": 1,
+            "name": "crate",
+            "keypoints": ["left_corner", "right_corner"],
+            "skeleton": [[1, 2]],
+        }
+        for entry in content["annotations"]:
+            entry["keypoints"] = entry["keypoints"][:6]
+
+    _, skeleton = read_samples(changed(people, change), people.parent)
+    assert skeleton.flip_pairs == ((0, 1),)
+    assert skeleton != COCO_17

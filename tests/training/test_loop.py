@@ -1,0 +1,254 @@
+"""The run: rates, killed and resumed runs, damaged states, full disks, what is written."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from heads.checkpoint import load_checkpoint, load_network, read_spec
+from training.errors import StateError, TrainingDiverged
+from training.loop import make_optimizer, rate, train
+from training.recipe import Optimisation, Recipe, read_recipe
+from training.synthetic import write_dataset
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+name = "tiny"
+[network]
+backbone = { name = "mobilenet_v2", options = { width_multiplier = 0.1 } }
+head = { kind = "fuse", channels = 8 }
+input_size = [64, 64]
+[data]
+train = "people.json"
+train_images = "."
+val = "people.json"
+val_images = "."
+description = "drawn people"
+[optimisation]
+epochs = 1
+samples_per_epoch = 8
+batch = 4
+warmup_steps = 2
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, 3)
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+def recipe_of(data: Path, *changes: str) -> Recipe:
+    return read_recipe(data / "tiny.toml", changes)
+
+
+def log_of(runs: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (runs / "tiny" / "log.jsonl").read_text().splitlines()]
+
+
+def tensors_of(runs: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(runs / "tiny" / "state.pt", weights_only=True)
+    state: dict[str, torch.Tensor] = content["network"] | content["average"]
+    return state
+
+
+def how(**changes: Any) -> Optimisation:
+    return Optimisation.model_validate({"epochs": 10, "samples_per_epoch": 320} | changes)
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
+    plan = how(warmup_steps=4)
+    assert [rate(step, 10, plan) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert rate(4, 10, plan) == 1
+    assert rate(52, 10, plan) == pytest.approx(0.505)  # halfway between 4 and 100
+    assert rate(100, 10, plan) == pytest.approx(0.01)
+
+
+def test_a_step_schedule_falls_to_a_tenth_after_each_milestone() -> None:
+    plan = how(warmup_steps=0, schedule="step", milestones=[3, 7])
+    rates = [rate(step, 10, plan) for step in (0, 29, 30, 69, 70, 99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_only_matrices_decay(kind: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = make_optimizer(network, how(optimizer=kind, weight_decay=0.1))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert {name: decay[id(p)] for name, p in network.named_parameters()} == {
+        "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
+    assert type(optimizer).__name__.lower() == kind
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["optimisation.loss=mae", "optimisation.foreground=10.0"],
+        ["optimisation.optimizer=adam", "optimisation.clip_norm=0", "optimisation.ema=0"],
+        ["network.alignment=legacy", "optimisation.samples_per_epoch=0"],
+    ],
+)
+def test_a_run_writes_a_network_that_loads_with_what_it_is_worth(
+    data: Path, tmp_path: Path, changes: list[str]
+) -> None:
+    recipe = recipe_of(data, *changes)
+    best = train(recipe, data, tmp_path)
+    provenance = read_spec(best).provenance
+    assert Recipe.model_validate_json(provenance.recipe) == recipe
+    assert provenance.data == "drawn people"
+    last = log_of(tmp_path)[-1]
+    assert provenance.scores["AP, annotated boxes, flip test"] == round(last["ap"], 4)
+    assert last["crops"] == (recipe.optimisation.samples_per_epoch or 3)
+    network = load_network(best)
+    assert network.spec.alignment == recipe.network.alignment
+    assert sum(p.numel() for p in network.parameters()) == provenance.parameters
+
+
+def test_a_run_starts_from_the_weights_that_the_recipe_names(data: Path, tmp_path: Path) -> None:
+    """With a rate of nearly nothing, what comes out is what went in."""
+    first = train(recipe_of(data), data, tmp_path / "first")
+    still = "optimisation.learning_rate=1e-12"
+    again = train(recipe_of(data, f"network.init={first}", still), data, tmp_path / "again")
+    before, after = load_checkpoint(first)[1], load_checkpoint(again)[1]
+    assert all(
+        torch.allclose(before[k], after[k], atol=1e-6) for k in before if k.endswith("weight")
+    )
+    backbone = {k: v for k, v in before.items() if k.startswith("backbone.")}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    change = f"network.backbone_init={tmp_path / 'backbone.pth'}"
+    part = load_checkpoint(train(recipe_of(data, change, still), data, tmp_path / "part"))[1]
+    for name in (k for k in before if k.endswith("weight") and before[k].ndim == 4):
+        same = torch.allclose(part[name], before[name], atol=1e-6)
+        assert same == name.startswith("backbone.")
+
+
+def test_a_run_may_be_made_longer_but_not_another(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path)
+    train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
+    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
+    with pytest.raises(StateError, match="of another recipe"):
+        train(recipe_of(data, "optimisation.batch=2"), data, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a state", None])
+def test_a_damaged_state_is_refused_and_kept(
+    data: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    train(recipe_of(data), data, tmp_path)
+    state = tmp_path / "tiny" / "state.pt"
+    content = state.read_bytes()[:-1000] if damage is None else damage
+    state.write_bytes(content)
+    with pytest.raises(StateError, match="cannot be read; delete it"):
+        train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
+    assert state.read_bytes() == content
+
+
+def test_a_full_disk_leaves_the_state_before(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path)
+    folder = tmp_path / "tiny"
+    before = (folder / "state.pt").read_bytes()
+    (folder / "state.part").symlink_to("/dev/full")
+    with pytest.raises(StateError, match="cannot be written"):
+        train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
+    assert (folder / "state.pt").read_bytes() == before
+    train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)  # with room again
+    assert log_of(tmp_path)[-1]["epoch"] == 2
+
+
+def test_a_run_that_diverges_leaves_a_sound_state(data: Path, tmp_path: Path) -> None:
+    """The state is written after every step, and no step is done along a broken gradient."""
+    changes = ["learning_rate=1e30", "clip_norm=0", "save_every_s=1e-9"]
+    with pytest.raises(TrainingDiverged, match="lower learning_rate"):
+        train(recipe_of(data, *(f"optimisation.{c}" for c in changes)), data, tmp_path)
+    floating = [t for t in tensors_of(tmp_path).values() if t.is_floating_point()]
+    assert floating
+    assert all(t.isfinite().all() for t in floating)
+
+
+def run(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training", *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_killed_within_an_epoch_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    """SIGKILL at three moments, whatever it is doing then; the same command goes on."""
+    command = [
+        str(data / "tiny.toml"), "--data", str(data), "--set", "optimisation.epochs=2",
+        "--set", "optimisation.samples_per_epoch=400", "--set", "optimisation.save_every_s=0.05",
+    ]  # fmt: skip
+    whole = run(*command, "--runs", str(tmp_path / "whole"))
+    whole.communicate(timeout=120)
+    assert whole.returncode == 0
+    state = tmp_path / "killed" / "tiny" / "state.pt"
+    steps = []
+    for wanted in (20, 60, 130):
+        process = run(*command, "--runs", str(tmp_path / "killed"))
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError, KeyError):
+                progress = torch.load(state, weights_only=True)["progress"]
+                if progress["epoch"] * 100 + progress["step"] >= wanted:
+                    break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
+        progress = torch.load(state, weights_only=True)["progress"]
+        steps.append(progress["step"])
+    assert any(0 < step < 100 for step in steps)
+    last = run(*command, "--runs", str(tmp_path / "killed"))
+    last.communicate(timeout=120)
+    assert last.returncode == 0
+    first, second = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "killed")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    whole_best, best = (tmp_path / r / "tiny" / "best.safetensors" for r in ("whole", "killed"))
+    assert best.read_bytes() == whole_best.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_line_says_what_is_wrong_in_one_line(data: Path, tmp_path: Path) -> None:
+    process = run(str(data / "tiny.toml"), "--data", str(tmp_path), "--runs", str(tmp_path / "r"))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.startswith("tiny.toml: people.json is no COCO keypoint file")
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_one_worker_makes_the_same_run_as_none(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path / "none")
+    train(recipe_of(data, "optimisation.workers=1"), data, tmp_path / "one")
+    first, second = tensors_of(tmp_path / "none"), tensors_of(tmp_path / "one")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_memory_stays_level_over_many_steps(data: Path, tmp_path: Path) -> None:
+    """Resident memory after 30 epochs of 2 steps is that after 10, give or take 16 MB."""
+
+    def resident() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    train(recipe_of(data, "optimisation.epochs=10"), data, tmp_path)
+    before = resident()
+    train(recipe_of(data, "optimisation.epochs=30"), data, tmp_path)
+    assert resident() - before < 16
+    assert math.isfinite(log_of(tmp_path)[-1]["ap"])
