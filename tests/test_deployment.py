@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -192,6 +194,16 @@ def test_the_health_check_fails_where_nothing_listens() -> None:
 
 
 # The compose file
+
+
+def test_the_compose_file_fits_the_compose_specification(compose: Any) -> None:
+    pytest.importorskip("check_jsonschema", reason="the package that carries the schema")
+    path = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in validator.iter_errors(compose)] == []
+    compose_with_a_slip = {**compose, "services": {"hrpose": {"read-only": True}}}
+    assert not validator.is_valid(compose_with_a_slip)
 
 
 def test_plain_up_starts_the_cpu_server_on_port_8000(compose: Any) -> None:
