@@ -70,6 +70,8 @@ def test_boxes_are_clipped_to_their_photograph(people: Path) -> None:
         ({"scores": [float("nan")] * 17}, "annotation 1 needs 17 finite"),
         ({"bbox": [1, 2]}, "annotation 1 cannot be read"),
         ({"image_id": 77}, "annotation 1 cannot be read"),
+        ({"bbox": [1, 2, float("inf"), 3]}, "annotation 1 needs a finite box"),
+        ({"bbox": [float("nan")] * 4}, "annotation 1 needs a finite box"),
     ],
 )
 def test_a_bad_entry_is_refused_by_its_id(
@@ -167,3 +169,45 @@ def test_the_skeleton_is_that_of_the_file(people: Path) -> None:
     _, skeleton = read_samples(changed(people, change), people.parent)
     assert skeleton.flip_pairs == ((0, 1),)
     assert skeleton != COCO_17
+
+
+def test_an_annotation_without_fields_is_refused(people: Path) -> None:
+    path = changed(people, lambda content: content.update(annotations=["somebody"]))
+    with pytest.raises(DataError, match=r"people\.json: an annotation has no fields: 'somebody'"):
+        read_samples(path, people.parent)
+
+
+def test_an_unsure_label_counts_less_in_a_batch_too(people: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0]["scores"] = [0.5] * 17
+
+    dataset = dataset_of(changed(people, change))
+    for seed in range(5):
+        _, heatmaps, weights = dataset[0, seed]
+        # In view 0.5, not its square; the target itself is as high as a sure one's.
+        assert set(weights.tolist()) <= {0.0, 0.5}
+        assert weights.any()
+        assert heatmaps.max() > 0.8
+
+
+def test_a_skip_may_be_longer_than_a_short_last_batch() -> None:
+    sampler = EpochSampler(np.ones(50, np.float32), 20, seed=2)
+    whole = list(sampler)
+    sampler.skip = 18
+    assert list(sampler) == whole[18:]
+    sampler.skip = 24  # four batches of 6, of which the last had 2 samples
+    assert (len(sampler), list(sampler)) == (0, [])
+
+
+def test_the_projects_own_training_data(shared: Path) -> None:
+    folder = shared / "data"
+    if not folder.is_dir():
+        pytest.skip("the training data (../shared/data) is not here")
+    samples, _ = read_samples(folder / "train" / "train.json", folder / "train" / "images")
+    check_images(samples)
+    assert {s.source for s in samples} == {"coco", "lspet", "ccp", "voc2012", "flickr8k"}
+    weights = np.stack([sample.weights for sample in samples])
+    assert (weights.min(), weights.max()) == (0, 1)
+    assert weights.any(axis=1).all()
+    measured = json.loads((folder / "val" / "val.json").read_text())["images"]
+    assert not {s.path.name for s in samples} & {image["file_name"] for image in measured}
