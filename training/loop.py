@@ -328,7 +328,7 @@ def _save_best(
     provenance = Provenance(
         origin=f"hrpose: recipe {recipe.name}, {progress.crops} crops",
         data=recipe.data.description,
-        recipe=recipe.model_dump_json(),
+        recipe=_published(recipe).model_dump_json(),
         parameters=sum(p.numel() for p in network.parameters()),
         scores={
             "AP, annotated boxes, flip test": round(scores.ap, 4),
@@ -336,6 +336,18 @@ def _save_best(
         },
     )
     save_checkpoint(path, spec.model_copy(update={"provenance": provenance}), network.state_dict())
+
+
+def _published(recipe: Recipe) -> Recipe:
+    """The recipe as others may read it: files by their names, without this machine's folders."""
+    network, data = recipe.network, recipe.data
+    names = {key: Path(getattr(network, key)).name for key in ("init", "backbone_init")}
+    return recipe.model_copy(
+        update={
+            "network": network.model_copy(update=names),
+            "data": data.model_copy(update={"root": ""}),
+        }
+    )
 
 
 def _log(folder: Path, progress: Progress, **values: Any) -> None:
