@@ -16,6 +16,10 @@ import torch
 from torch import nn
 
 from heads.checkpoint import load_checkpoint, load_network, read_spec
+from heads.network import Network, build
+from heads.spec import NetworkSpec
+from models.errors import HrposeError
+from training import loop
 from training.errors import StateError, TrainingDiverged
 from training.loop import make_optimizer, rate, train
 from training.recipe import Optimisation, Recipe, read_recipe
@@ -188,6 +192,26 @@ def run(*arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def test_a_short_run_learns_where_drawn_people_have_their_keypoints(
+    data: Path, tmp_path: Path
+) -> None:
+    """100 steps; the long form, to AP > 0.9, is in test_training.py."""
+    changes = [
+        'network.backbone={name="mobilenet_v2", options={width_multiplier=0.25}}',
+        "network.head.channels=32",
+        *(
+            f"views.{k}=0"
+            for k in ("scale", "rotation_deg", "shift", "flip", "half_body", "colour")
+        ),
+        *(f"optimisation.{c}" for c in ("samples_per_epoch=800", "batch=8", "warmup_steps=10")),
+        *(f"optimisation.{c}" for c in ("learning_rate=3e-3", "ema=0.9", "bf16=false")),
+    ]
+    train(recipe_of(data, *changes), data, tmp_path)
+    last = log_of(tmp_path)[-1]
+    assert last["pck"] > 0.9
+    assert last["ap"] > 0.4
+
+
 @pytest.mark.slow
 def test_a_run_killed_within_an_epoch_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
     """SIGKILL at three moments, whatever it is doing then; the same command goes on."""
@@ -254,3 +278,86 @@ def test_memory_stays_level_over_many_steps(data: Path, tmp_path: Path) -> None:
     train(recipe_of(data, "optimisation.epochs=15"), data, tmp_path)
     assert resident() - before < 16
     assert math.isfinite(log_of(tmp_path)[-1]["ap"])
+
+
+STILL = [
+    f"views.{k}=0.0" for k in ("scale", "rotation_deg", "shift", "flip", "half_body", "colour")
+]
+
+
+def test_three_people_are_learnt_to_a_tenth_of_the_loss(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    changes = [
+        "network.backbone.options.width_multiplier=0.25",
+        "network.head.channels=32",
+        "optimisation.samples_per_epoch=480",
+        "optimisation.learning_rate=3e-3",
+        "optimisation.bf16=false",
+    ]
+    train(recipe_of(data, *STILL, *changes), data, tmp_path)
+    losses = [line["loss"] for line in log_of(tmp_path) if "loss" in line]
+    assert len(losses) == 120
+    assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
+
+
+class StopAfter:
+    """A time that is over after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __le__(self, _: float) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_a_network_with_dropout_resumes_with_the_same_bits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """An epoch has 3 steps, its last of 2 samples: within it, at its end, and in the next."""
+
+    def with_dropout(spec: NetworkSpec) -> Network:
+        network = build(spec)
+        network.head = nn.Sequential(network.head, nn.Dropout(0.3))
+        return network
+
+    monkeypatch.setattr(loop, "build", with_dropout)
+    recipe = recipe_of(data, "optimisation.epochs=2", "optimisation.samples_per_epoch=10")
+    train(recipe, data, tmp_path / "whole")
+    train(recipe, data, tmp_path / "parts", StopAfter(steps))  # type: ignore[arg-type]
+    torch.manual_seed(99)  # whatever happened in between
+    torch.rand(7)
+    train(recipe, data, tmp_path / "parts")
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("no file", r"val\.json"),
+        ("no photograph", r"val\.json: no photographs 9\.png"),
+        ("other keypoints", r"val\.json has other keypoints"),
+    ],
+)
+def test_wrong_validation_data_stops_a_run_before_its_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, reason: str
+) -> None:
+    content = json.loads((data / "people.json").read_text())
+    if damage == "no photograph":
+        content["images"][0]["file_name"] = "9.png"
+    if damage == "other keypoints":
+        content["categories"][0]["keypoints"][0] = "chin"
+    if damage != "no file":
+        (tmp_path / "val.json").write_text(json.dumps(content))
+
+    def step(*_: Any) -> float:
+        raise AssertionError("a step was done")
+
+    monkeypatch.setattr(loop, "_step", step)
+    with pytest.raises(HrposeError, match=reason):
+        train(recipe_of(data, f"data.val={tmp_path / 'val.json'}"), data, tmp_path / "runs")
