@@ -41,6 +41,7 @@ fmt: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/hrpose settings > docs/configuration.md
+	$(BIN)/hrpose backbones > docs/backbones.md
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench

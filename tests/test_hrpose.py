@@ -180,5 +180,10 @@ def test_the_settings_page_is_up_to_date() -> None:
     assert page == hrpose.configuration_page(), "run `make docs`"
 
 
+def test_the_backbones_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "backbones.md").read_text()
+    assert page == hrpose.backbones_page(), "run `make docs`"
+
+
 def test_a_setting_that_cannot_be_meant_is_refused() -> None:
     assert "port" in run("serve", "--port", "99999", ok=False)

@@ -11,7 +11,6 @@ from heads.network import build
 from heads.spec import default_spec
 from models.weights import load_strict, rename
 
-
 NAMES = (
     "mobilenet_v3_small",
     "mobilenet_v3_large",

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import FeatureSpec, create_backbone
+from models.blocks import scaled_channels
 from models.errors import SpecError
-from models.mobilenet import scaled_channels
 from models.weights import load_weights
 
 MOVENET_TAPS = (3, 6, 10, 18)
