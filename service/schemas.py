@@ -215,7 +215,11 @@ class ClassShare(Answer):
 
 
 class SegmentResponse(Answer):
-    """The class of every pixel of one photograph."""
+    """The class of every pixel of one photograph.
+
+    The class map in numpy: `classes, lengths = np.array(runs).T`, then
+    `np.repeat(classes, lengths).reshape(height, width)`.
+    """
 
     model: str
     image: ImageSize

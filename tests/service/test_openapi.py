@@ -55,6 +55,21 @@ def test_it_names_every_route_and_its_refusals(document: dict[str, Any]) -> None
     assert "422" not in document["paths"]["/models/{name}"]["get"]["responses"]
 
 
+@pytest.mark.parametrize(
+    ("path", "names", "pictures"),
+    [("/classify", {"model", "top_k"}, set()),
+     ("/segment", {"model", "view"}, {"image/jpeg", "image/png"})],
+)  # fmt: skip
+def test_routes_for_a_whole_image_are_described_like_pose(
+    document: dict[str, Any], path: str, names: set[str], pictures: set[str]
+) -> None:
+    operation, pose = document["paths"][path]["post"], document["paths"]["/pose"]["post"]
+    assert {p["name"] for p in operation["parameters"]} == names
+    assert set(operation["responses"]) == set(pose["responses"])
+    assert set(operation["responses"]["200"]["content"]) == {"application/json"} | pictures
+    assert set(operation["requestBody"]["content"]) == set(pose["requestBody"]["content"])
+
+
 def test_it_names_every_form_of_the_input(document: dict[str, Any]) -> None:
     operation = document["paths"]["/pose"]["post"]
     assert {p["name"] for p in operation["parameters"]} == {
@@ -78,6 +93,8 @@ def test_answers_keep_to_their_schemas(
     validate(document, "PoseResponse", client.post("/pose", content=photo).json())
     validate(document, "PoseResponse", client.post("/pose?boxes=[1,1,9,9]", content=photo).json())
     validate(document, "DetectResponse", client.post("/detect", content=photo).json())
+    validate(document, "ClassifyResponse", client.post("/classify", content=photo).json())
+    validate(document, "SegmentResponse", client.post("/segment", content=photo).json())
     validate(document, "ModelsResponse", client.get("/models").json())
     validate(document, "ModelAnswer", client.get("/models/default").json())
     validate(document, "BackbonesResponse", client.get("/backbones").json())

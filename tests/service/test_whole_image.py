@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pillow
+from pydantic import SecretStr
 
 from heads.image import decode_image
 from service.inference.engine import Engine
@@ -15,7 +16,8 @@ from service.png import encode_indexed
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.service.conftest import client_of
-from tests.service.test_problems import JPEG, assert_problem
+from tests.service.fakes import FakeEngine
+from tests.service.test_problems import JPEG, assert_problem, png_header
 
 PATHS = ("/classify", "/segment")
 
@@ -98,6 +100,38 @@ def test_refusals_are_those_of_pose(client: TestClient, photo: bytes, path: str)
     assert_problem(sent(headers={"content-type": "text/html"}), 415, "media-type")
     assert_problem(sent(headers=JPEG | {"accept": "text/html"}), 406, "not-acceptable")
     assert_problem(client.get(path), 405, "method")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_limits_are_those_of_pose(client: TestClient, path: str) -> None:
+    many_pixels = client.post(path, content=png_header(20_000, 20_000), headers=JPEG)
+    assert assert_problem(many_pixels, 413, "too-large")["limit"] == "max_megapixels = 50"
+    many_bytes = client.post(path, content=bytes(20_000_000), headers=JPEG)
+    assert assert_problem(many_bytes, 413, "too-large")["limit"] == "max_upload_mb = 16"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_work_that_takes_too_long_is_dropped(engine: FakeEngine, photo: bytes, path: str) -> None:
+    with client_of(Settings(timeout_s=0.2), engine) as client:
+        answer = client.post(f"{path}?model=stuck", content=photo, headers=JPEG)
+        assert_problem(answer, 504, "deadline")
+        assert engine.dropped.acquire(timeout=5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_keys_are_asked_for(engine: FakeEngine, photo: bytes, path: str) -> None:
+    with client_of(Settings(api_keys=SecretStr("apple")), engine) as client:
+        assert_problem(client.post(path, content=photo), 401, "unauthorized")
+        wrong = client.post(path, content=photo, headers={"x-api-key": "pear"})
+        assert_problem(wrong, 403, "unauthorized")
+        right = client.post(path, content=photo, headers={"x-api-key": "apple"})
+        assert right.status_code == 200
+
+
+@pytest.mark.parametrize("value", ["classmap", "OVERLAY", "1"])
+def test_a_view_that_is_none_is_refused(client: TestClient, photo: bytes, value: str) -> None:
+    answer = client.post("/segment", content=photo, headers=JPEG, params={"view": value})
+    assert "view" in assert_problem(answer, 422, "invalid-parameter")["detail"]
 
 
 @pytest.mark.parametrize("value", ["0", "1001", "many", "-3", "1.5"])
