@@ -69,6 +69,8 @@ function setTask(chosen) {
   }
   $("people-title").textContent = { people: "People", classify: "Classes", segment: "Regions" }[task];
   $("classes").hidden = task === "people";
+  const seen = { people: "The photo with skeletons", classify: "The photo", segment: "The photo under the colours of its regions" };
+  $("canvas").setAttribute("aria-label", seen[task]);
   stage.setAnswer(null);
   stage.boxes = [];
   setDrawing(false);
@@ -270,7 +272,7 @@ $("clear-boxes").addEventListener("click", () => {
 $("save").addEventListener("click", async () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await stage.picture());
-  link.download = `${stage.photo.name.replace(/\.\w+$/, "")}-keypoints.png`;
+  link.download = `${stage.photo.name.replace(/\.\w+$/, "")}-${task === "people" ? "keypoints" : task}.png`;
   link.click();
   URL.revokeObjectURL(link.href);
 });

@@ -49,7 +49,8 @@ function inWords(answer) {
   if (classes) {
     const [first] = classes;
     const share = Math.round(100 * (first.probability ?? first.share));
-    return `${first.name} ${share} %, by ${model}, ${image.width} × ${image.height} pixels`;
+    const untrained = answer.random_weights ? "Random weights, so this means nothing: " : "";
+    return `${untrained}${first.name} ${share} %, by ${model}, ${image.width} × ${image.height} pixels`;
   }
   const count = people.length === 1 ? "1 person" : `${people.length || "No"} people`;
   const [kind, name] = source.split(":");

@@ -66,6 +66,7 @@ class FakeEngine:
     ) -> None:
         self.slow_s = slow_s
         self.is_full = False
+        self.random_weights = False
         self.closed = False
         self.asked: list[tuple[str, PoseOptions]] = []
         self.working = threading.Semaphore(0)
@@ -172,7 +173,7 @@ class FakeEngine:
         return ClassifyAnswer(
             model=name,
             classes=tuple(ClassScore(i, word, p) for i, (word, p) in enumerate(shown)),
-            random_weights=False,
+            random_weights=self.random_weights,
             image=image,
             timing_ms={"decode": 1.0, "network": 2.0, "total": 3.0},
         )
@@ -189,7 +190,7 @@ class FakeEngine:
             class_names=("sky", "water", "grass"),
             palette=((0, 0, 200), (0, 200, 200), (0, 200, 0)),
             class_map=class_map,
-            random_weights=False,
+            random_weights=self.random_weights,
             image=image,
             timing_ms={"total": 2.0},
         )

@@ -298,3 +298,15 @@ def test_each_task_has_its_networks_and_its_answer(browser: Browser) -> None:
     browser.wait_for("document.querySelectorAll('#people li').length === 2")
     assert browser.run("return document.querySelector('#classes').hidden")
     assert browser.complaints() == []
+
+
+@pytest.mark.usefixtures("page")
+def test_random_weights_are_said_first(browser: Browser, engine: FakeEngine) -> None:
+    engine.random_weights = True
+    summary = "return document.querySelector('#summary').textContent"
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    for task, shown in (("classify", 3), ("segment", 2)):
+        browser.run(f"document.querySelector('.tabs [data-task={task}]').click()")
+        browser.wait_for(f"document.querySelectorAll('#classes li').length === {shown}")
+        assert browser.run(summary).startswith("Random weights, so this means nothing: ")
