@@ -1,7 +1,7 @@
 // The page: takes a photo or the webcam, asks the server, shows what it answered.
 
 import { Problem, curlCommand, listModels, look, setKey } from "./api.js";
-import { fillModels, showAnswer, showClasses, showPeople } from "./panel.js";
+import { fillModels, howToGet, showAnswer, showClasses, showPeople } from "./panel.js";
 import { stage } from "./stage.js";
 import { Webcam } from "./webcam.js";
 
@@ -37,10 +37,7 @@ async function loadModels() {
 function showModel() {
   const name = $("model").value || models.default;
   const model = models.models.find((entry) => entry.name === name);
-  if (!$("model").options.length) {
-    $("model-facts").textContent =
-      "No network for this is here. Start the server with a checkpoint of one: hrpose serve --model FILE.";
-  }
+  if (!$("model").options.length) $("model-facts").textContent = howToGet(models, task);
   if (!model || !$("model").options.length) return;
   const onePass = model.task !== "pose";
   const size = model.input_size ? `, input ${model.input_size.join(" × ")}` : "";

@@ -28,6 +28,15 @@ export function fillModels(select, { models, default: standard }, task) {
   select.value = values.includes(chosen) ? chosen : (values[0] ?? "");
 }
 
+/** What to do where no network for the task is here. */
+export function howToGet({ models }, task) {
+  const commands = models
+    .filter((model) => model.command && DOES[task].includes(model.task))
+    .map(({ command }) => command);
+  const ways = [...commands, "hrpose serve --model CHECKPOINT"].join(" or ");
+  return `No network for this is here. On the server: ${ways}.`;
+}
+
 export function showAnswer(answer) {
   $("summary").textContent = answer ? inWords(answer) : "";
   $("bar").replaceChildren();

@@ -67,6 +67,7 @@ class FakeEngine:
         self.slow_s = slow_s
         self.is_full = False
         self.random_weights = False
+        self.absent = {"missing"}
         self.closed = False
         self.asked: list[tuple[str, PoseOptions]] = []
         self.working = threading.Semaphore(0)
@@ -99,7 +100,7 @@ class FakeEngine:
         from service.inference.catalogue import ModelInfo
 
         name = self._known(name)
-        missing = name == "missing"
+        missing = name in self.absent
         return ModelInfo(
             name=name,
             task=TASKS.get(name, "pose"),
@@ -111,7 +112,7 @@ class FakeEngine:
             licence="Apache-2.0",
             origin="a test",
             scores={"AP": 0.5},
-            command="hrpose weights get missing" if missing else None,
+            command=f"hrpose weights get {name}" if missing else None,
             is_default=name == self.default,
             skeleton=COCO_17,
         )
@@ -210,8 +211,8 @@ class FakeEngine:
             raise Overloaded("the queue holds 256 of 256 crops", 2.3)
         if name == "broken":
             raise RuntimeError(f"cannot read {SECRET}")
-        if name == "missing":
-            raise WeightsMissing(name, "hrpose weights get missing", f"put the file into {SECRET}")
+        if name in self.absent:
+            raise WeightsMissing(name, f"hrpose weights get {name}", f"put the file into {SECRET}")
         if name in ("slow", "stuck"):
             self.working.release()
             self._wait(None if name == "stuck" else self.slow_s, job)

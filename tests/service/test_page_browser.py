@@ -310,3 +310,22 @@ def test_random_weights_are_said_first(browser: Browser, engine: FakeEngine) -> 
         browser.run(f"document.querySelector('.tabs [data-task={task}]').click()")
         browser.wait_for(f"document.querySelectorAll('#classes li').length === {shown}")
         assert browser.run(summary).startswith("Random weights, so this means nothing: ")
+
+
+def test_a_task_without_a_network_says_what_to_do(browser: Browser, engine: FakeEngine) -> None:
+    engine.absent.add("painter")
+    with real_server(Settings(), engine) as (host, port):
+        browser.resize(360, 740, 2.0)
+        browser.open(f"http://{host}:{port}/")
+        browser.wait_for("document.querySelector('#model').options.length")
+        browser.run("document.querySelector('#sample').click()")
+        browser.wait_for(DONE)
+        browser.run("document.querySelector('.tabs [data-task=segment]').click()")
+        browser.wait_for("!document.querySelector('#problem').hidden")
+        for place in ("#problem", "#model-facts"):
+            text = browser.run(f"return document.querySelector('{place}').textContent")
+            assert "hrpose weights get painter" in text
+        assert_fits(browser)
+        keep(browser, "no_network_360")
+    browser.complaints()  # the browser notes the refusal itself
+    browser.resize(1280, 900)
