@@ -121,3 +121,38 @@ def relative_differences(name: str) -> list[float]:
 )
 def test_a_family_equals_its_twin(name: str) -> None:
     assert max(relative_differences(name)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnext50_32x4d",
+        "se_resnet50",
+        "res2net50_26w_4s",
+        "resnest14d",
+        "resnet18d",
+        "resnetv2_18",
+    ],
+)
+def test_a_training_step_has_the_gradients_of_the_twin(name: str) -> None:
+    # 64-bit: with few values a channel, batch norm would make rounding errors large.
+    twin, ours = twin_of(name).double().train(), create_backbone(name).double().train()
+    load_weights(ours, twin.state_dict())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(9)).double()
+    theirs: list[Tensor] = []
+    last = "norm" if name.startswith("resnetv2") else "layer4"
+    twin.get_submodule(last).register_forward_hook(
+        lambda _module, _inputs, output: theirs.append(output)
+    )
+    twin(x)
+    target = torch.randn(theirs[0].shape, generator=torch.Generator().manual_seed(10)).double()
+    (theirs[0] * target).sum().backward()
+    (ours(x)[-1] * target).sum().backward()
+    named = {key: p.grad for key, p in twin.named_parameters() if p.grad is not None}
+    expected = {key.removeprefix("backbone."): grad for key, grad in rename(named).items()}
+    found = {key: p.grad for key, p in ours.named_parameters()}
+    assert found.keys() == expected.keys()
+    for key, grad in found.items():
+        assert grad is not None, key
+        scale = expected[key].abs().max().item()
+        torch.testing.assert_close(grad, expected[key], rtol=0, atol=1e-5 * scale + 1e-9)
