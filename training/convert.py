@@ -3,12 +3,11 @@
     python -m training.convert SOURCE_FOLDER [OUTPUT_FOLDER]
 
 SOURCE_FOLDER holds movenet_multipose.safetensors, movenet_thunder.safetensors (MoveNet's published
-tensors in PyTorch order, float16) and hrnet_w18_small_pose.safetensors. The specs below say
+tensors in PyTorch order, float16). The specs below say
 what the files themselves do not; every tensor must find its place.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from heads.checkpoint import save_checkpoint
 from heads.network import build
-from heads.spec import BackboneSpec, CenterHead, FuseHead, NetworkSpec, Normalisation, Provenance
+from heads.spec import BackboneSpec, CenterHead, NetworkSpec, Normalisation, Provenance
 from models.weights import load_strict, read_state
 
 # The published graphs compute value * 0.007843017578125 - 1 (1/127.5 in float16).
@@ -83,57 +82,24 @@ MOVENET_THUNDER = NetworkSpec(
     ),
 )
 
-HRNET_W18_SMALL = NetworkSpec(
-    name="hrnet_w18_small",
-    task="pose",
-    backbone=BackboneSpec(name="hrnet_w18_small"),
-    head=FuseHead(channels=64),
-    input_size=(128, 96),
-    threshold=0.05,
-    provenance=Provenance(
-        origin="hrpose: trained from scratch, an early state",
-        licence="Apache-2.0; see the model card for the terms of the training photographs",
-        data="COCO 2017, Leeds Sports Pose Extended, Clothing Co-Parsing; 194 k crops",
-        recipe="input 128x96, MSE, bf16, 35 minutes on one CPU core",
-        scores={_DETECTED: 0.117, _GT: 0.122, _GT_FLIP: 0.128},
-    ),
-)
-
-
-def _hrnet_name(name: str) -> str:
-    """The backbone's tensors have no prefix in the file; the last layer has another name here."""
-    if name.startswith("head."):
-        return name.replace("head.final.", "head.final_layer.")
-    return f"backbone.{name}"
-
 
 @dataclass(frozen=True)
 class Source:
-    """A file, the network it becomes, and how its tensor names change."""
+    """A file and the network it becomes."""
 
     file: str
     spec: NetworkSpec
-    rename: Callable[[str], str] = lambda name: name
-    half: bool = True
 
 
 SOURCES = (
     Source("movenet_multipose.safetensors", MOVENET_MULTIPOSE),
     Source("movenet_thunder.safetensors", MOVENET_THUNDER),
-    Source(
-        "hrnet_w18_small_pose.safetensors",
-        HRNET_W18_SMALL,
-        _hrnet_name,
-        half=False,
-    ),
 )
 
 
 def convert(source: Source, folder: Path, out: Path) -> Path:
     """Writes one checkpoint; WeightsError unless every tensor finds its place."""
-    state: dict[str, Tensor] = {
-        source.rename(name): tensor for name, tensor in read_state(folder / source.file).items()
-    }
+    state: dict[str, Tensor] = read_state(folder / source.file)
     network = build(source.spec)
     load_strict(
         network,
@@ -144,7 +110,7 @@ def convert(source: Source, folder: Path, out: Path) -> Path:
     provenance = source.spec.provenance.model_copy(update={"parameters": parameters})
     spec = source.spec.model_copy(update={"provenance": provenance})
     path = out / f"{spec.name}.safetensors"
-    save_checkpoint(path, spec, network.state_dict(), half=source.half)
+    save_checkpoint(path, spec, network.state_dict(), half=True)
     return path
 
 

@@ -67,6 +67,7 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_a_small_network_learns_five_people_by_heart(folder: Path) -> None:
     changes = (
+        "views.flip=0.5",
         "optimisation.epochs=10",
         "optimisation.samples_per_epoch=400",
         "optimisation.ema=0.98",
