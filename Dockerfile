@@ -18,6 +18,7 @@ COPY README.md LICENSE NOTICE hrpose.py ./
 COPY models models/
 COPY heads heads/
 COPY service service/
+COPY commands commands/
 COPY training training/
 RUN /opt/hrpose/bin/pip install --no-deps .
 

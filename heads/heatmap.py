@@ -1,7 +1,7 @@
-"""Heads that answer one heatmap per keypoint at stride 4: simple, fuse and deconv.
+"""Heads that answer one heatmap per keypoint at stride 4: simple, fuse, deconv and pyramid.
 
 Each reads the maps that `HEAD_STRIDES` names, finest first, and returns [N, K, h, w]. Tensor names
-are those of the official files: `final_layer` and `deconv_layers`.
+are those of the official files: `final_layer` and `deconv_layers`; MoveNet's for the pyramid.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heads.center import Branch
 from models.backbone import FeatureSpec
 
 
@@ -78,3 +79,20 @@ class DeconvHead(nn.Module):
         """Stride-32 map -> [N, K, h, w] at stride 4."""
         heatmaps: Tensor = self.final_layer(self.deconv_layers(maps[0]))
         return heatmaps
+
+
+class PyramidHead(nn.Module):
+    """One branch from the finest map of a feature pyramid: CenterHead's heatmaps, alone.
+
+    sigmoid: the answer is between 0 and 1, the shape of MoveNet's own.
+    """
+
+    def __init__(self, in_channels: int, keypoints: int, tower: int, sigmoid: bool) -> None:
+        super().__init__()
+        self.kpt_heatmap = Branch(in_channels, tower, keypoints)
+        self.sigmoid = sigmoid
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, in, h, w] -> [N, K, h, w]."""
+        heatmaps: Tensor = self.kpt_heatmap(features)
+        return heatmaps.sigmoid() if self.sigmoid else heatmaps

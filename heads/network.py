@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from heads import spec as specs
 from heads.center import CenterHead, PyramidNeck
 from heads.classify import ClassificationHead
-from heads.heatmap import DeconvHead, FuseHead, SimpleHead
+from heads.heatmap import DeconvHead, FuseHead, PyramidHead, SimpleHead
 from heads.segment import FpnSegmentationHead, SegmentationHead
 from models.backbone import Backbone, create_backbone, facts
 from models.errors import ShapeError, SpecError
@@ -57,6 +57,9 @@ def build(spec: specs.NetworkSpec) -> Network:
             head = FuseHead(backbone.specs, keypoints, channels)
         case specs.DeconvHead(channels=channels_each):
             head = DeconvHead(backbone.specs, keypoints, channels_each)
+        case specs.PyramidHead(channels=widths, tower=tower, sigmoid=sigmoid):
+            neck = PyramidNeck(backbone.specs, widths)
+            head = PyramidHead(neck.out_channels, keypoints, tower, sigmoid)
         case specs.CenterHead(channels=widths, tower=tower, boxes=boxes):
             neck = PyramidNeck(backbone.specs, widths)
             head = CenterHead(neck.out_channels, keypoints, tower, boxes)

@@ -80,6 +80,19 @@ class DeconvHead(_Frozen):
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (256, 256, 256)
 
 
+class PyramidHead(_Frozen):
+    """A feature pyramid from coarse to fine, then a branch to the heatmaps (MoveNet's, alone).
+
+    channels: widths of the pyramid at strides 4, 8 and 16.  tower: width inside the branch.
+    sigmoid: heatmaps are the sigmoid of what the branch says, as MoveNet was trained.
+    """
+
+    kind: Literal["pyramid"] = "pyramid"
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (24, 32, 64)
+    tower: PositiveInt = 96
+    sigmoid: bool = False
+
+
 class CenterHead(_Frozen):
     """People in one pass over a feature pyramid (CenterNet, arXiv:1904.07850; MoveNet).
 
@@ -127,13 +140,23 @@ class FpnHead(_Frozen):
     channels: PositiveInt = 128
 
 
-AnyHead = SimpleHead | FuseHead | DeconvHead | CenterHead | ClassifyHead | SegmentHead | FpnHead
+AnyHead = (
+    SimpleHead
+    | FuseHead
+    | DeconvHead
+    | PyramidHead
+    | CenterHead
+    | ClassifyHead
+    | SegmentHead
+    | FpnHead
+)
 HeadSpec = Annotated[AnyHead, Field(discriminator="kind")]
 
 HEAD_STRIDES: dict[str, tuple[int, ...] | None] = {
     "simple": (4,),
     "fuse": (4, 8, 16, 32),
     "deconv": (32,),
+    "pyramid": (4, 8, 16, 32),
     "center": (4, 8, 16, 32),
     "classify": None,
     "segment": None,
@@ -145,6 +168,7 @@ HEADS: dict[str, type[AnyHead]] = {
     "simple": SimpleHead,
     "fuse": FuseHead,
     "deconv": DeconvHead,
+    "pyramid": PyramidHead,
     "center": CenterHead,
     "classify": ClassifyHead,
     "segment": SegmentHead,
@@ -153,7 +177,7 @@ HEADS: dict[str, type[AnyHead]] = {
 """Kinds as they stand in network names, `<backbone>+<head>`."""
 
 TASKS: dict[str, frozenset[str]] = {
-    "pose": frozenset({"simple", "fuse", "deconv", "center"}),
+    "pose": frozenset({"simple", "fuse", "deconv", "pyramid", "center"}),
     "people": frozenset({"center"}),
     "classify": frozenset({"classify"}),
     "segment": frozenset({"segment", "fpn"}),

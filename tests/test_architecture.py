@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("models", "heads", "service", "training", "hrpose")
+LAYERS = ("models", "heads", "service", "training", "commands", "hrpose")
 
 ALLOWED = {
     "models": {"models"},
     "heads": {"heads", "models"},
     "service": {"service", "heads", "models"},
     "training": {"training", "heads", "models"},
+    "commands": {"commands", "service", "training", "heads", "models"},
 }
 
 TORCH_FREE = (

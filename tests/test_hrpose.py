@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import hrpose
+from commands import pages
 from heads.checkpoint import save_checkpoint
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
@@ -115,7 +116,25 @@ def test_predict_takes_boxes(tmp_path: Path) -> None:
 def test_profile_prints_the_published_cost(tmp_path: Path) -> None:
     output = run("profile", "hrnet_w32+simple", "--json", tmp_path / "p.json")
     assert "28,536,113 parameters, 7.645 G multiply-adds" in output
-    assert json.loads((tmp_path / "p.json").read_text())["multiply_adds"] == 7_645_003_776
+    told = json.loads((tmp_path / "p.json").read_text())
+    assert told["multiply_adds"] == 7_645_003_776
+    assert sum(layer["parameters"] for layer in told["layers"]) == 28_536_113
+    assert told["milliseconds"] > 0
+    assert told["peak_activation_bytes"] < told["bytes_written"] < told["bytes_read"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "network"),
+    [
+        ("hrnet_w18_small", "pose", "hrnet_w18_small+simple at 256x192"),
+        ("resnet18", "pose", "resnet18+deconv at 256x192"),
+        ("squeezenet1_1", "pose", "squeezenet1_1+simple at 256x192"),
+        ("squeezenet1_1", "classify", "squeezenet1_1+classify at 224x224"),
+        ("squeezenet1_1", "segment", "squeezenet1_1+segment at 512x1024"),
+    ],
+)
+def test_profile_takes_the_usual_head_for_a_task(name: str, task: str, network: str) -> None:
+    assert network in run("profile", name, "--head", task, "--no-layers")
 
 
 def test_models_lists_every_network(tmp_path: Path) -> None:
@@ -177,12 +196,12 @@ def test_errors_are_one_line_and_no_traceback(
 
 def test_the_settings_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    assert page == hrpose.configuration_page(), "run `make docs`"
+    assert page == pages.configuration_page(), "run `make docs`"
 
 
 def test_the_backbones_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "backbones.md").read_text()
-    assert page == hrpose.backbones_page(), "run `make docs`"
+    assert page == pages.backbones_page(), "run `make docs`"
 
 
 def test_a_setting_that_cannot_be_meant_is_refused() -> None:

@@ -143,7 +143,10 @@ def _check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> No
 def _start_from(network: Network, recipe: Recipe) -> None:
     """Fills in the weights that the recipe starts from; WeightsError unless all of them fit."""
     if recipe.network.init:
-        load_strict(network, load_checkpoint(Path(recipe.network.init))[1], recipe.network.init)
+        state = load_checkpoint(Path(recipe.network.init))[1]
+        others = recipe.network.init_without
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(others)}
+        load_strict(network, kept, recipe.network.init)
     if recipe.network.backbone_init:
         load_weights(network.backbone, recipe.network.backbone_init)
 
@@ -310,7 +313,7 @@ def _resume(path: Path, recipe: Recipe, state: dict[str, Any], progress: Progres
 def _identity(recipe: Recipe) -> str:
     """What must not change between a run's parts; how long and where it runs may."""
     free = {
-        "network": {"init"},
+        "network": {"init", "init_without"},
         "data": {"root"},
         "optimisation": {"epochs", "device", "workers", "threads", "save_every_s"},
     }

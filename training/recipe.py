@@ -18,10 +18,17 @@ from pydantic import (
 
 from heads.geometry import Alignment, Size
 from heads.skeleton import Skeleton
-from heads.spec import INPUT_MULTIPLE, BackboneSpec, CodecSpec, HeadSpec, NetworkSpec
+from heads.spec import (
+    INPUT_MULTIPLE,
+    BackboneSpec,
+    CodecSpec,
+    HeadSpec,
+    NetworkSpec,
+    Normalisation,
+)
 from training.errors import RecipeError
 
-HEATMAP_HEADS = ("simple", "fuse", "deconv")
+HEATMAP_HEADS = ("simple", "fuse", "deconv", "pyramid")
 """Kinds of head whose answer is one heatmap a keypoint."""
 
 
@@ -34,16 +41,19 @@ class Network(_Part):
 
     alignment: `udp`, or `legacy` to repeat the official runs (see `heads.geometry`).
     init: a checkpoint of the same network to start from.
+    init_without: how the names of those of its tensors start which this network does not have.
     backbone_init: a public file, ImageNet's for example, whose backbone is started from.
     """
 
     backbone: BackboneSpec
     head: HeadSpec
     input_size: tuple[PositiveInt, PositiveInt]
+    normalisation: Normalisation = Normalisation()
     alignment: Alignment = "udp"
     codec: CodecSpec = CodecSpec()
     threshold: float = 0.05
     init: str = ""
+    init_without: tuple[str, ...] = ()
     backbone_init: str = ""
 
     @field_validator("input_size")
@@ -156,6 +166,7 @@ class Recipe(_Part):
             backbone=self.network.backbone,
             head=self.network.head,
             input_size=self.network.input_size,
+            normalisation=self.network.normalisation,
             alignment=self.network.alignment,
             codec=self.network.codec,
             threshold=self.network.threshold,

@@ -14,12 +14,14 @@ from heads.spec import (
     BackboneSpec,
     NetworkSpec,
     Normalisation,
+    PyramidHead,
     SimpleHead,
     default_spec,
     parse_network_name,
 )
 from models.errors import ShapeError, SpecError, WeightsError
 from models.profile import profile
+from models.weights import load_strict
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_the_official_networks_cost_what_is_published(
 
 
 @pytest.mark.parametrize("backbone", ["hrnet_w18_small", "resnet18", "mobilenet_v2"])
-@pytest.mark.parametrize("head", ["simple", "fuse", "deconv"])
+@pytest.mark.parametrize("head", ["simple", "fuse", "deconv", "pyramid"])
 def test_every_heatmap_head_works_on_every_backbone(backbone: str, head: str) -> None:
     network = build(default_spec(f"{backbone}+{head}", input_size=(64, 96))).eval()
     maps = network(torch.randn(2, 3, 64, 96))
@@ -128,3 +130,18 @@ def test_other_inputs_are_refused() -> None:
         network(torch.zeros(3, 64, 64))
     with pytest.raises(ShapeError, match="RGB uint8"):
         input_tensor(network.spec, torch.zeros(1, 64, 64, 3))
+
+
+def test_a_pyramid_head_answers_movenets_heatmaps() -> None:
+    movenet = load("movenet_thunder")
+    head = PyramidHead(sigmoid=True)
+    alone = build(movenet.spec.model_copy(update={"head": head})).eval()
+    others = ("head.center.", "head.kpt_regress.", "head.kpt_offset.")
+    state = movenet.state_dict()
+    load_strict(alone, {n: t for n, t in state.items() if not n.startswith(others)}, "thunder")
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        heatmaps, maps = alone(x), movenet.eval()(x)
+    assert isinstance(heatmaps, torch.Tensor)
+    assert isinstance(maps, dict)
+    assert torch.equal(heatmaps, maps["kpt_heatmap"].sigmoid())

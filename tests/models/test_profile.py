@@ -32,9 +32,9 @@ def test_rows_stand_in_the_order_of_the_calls() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
     measured = profile(network, (2, 2))
     assert measured.layers == (
-        LayerProfile("0", "Conv2d", (1, 4, 2, 2), 12, 48),
-        LayerProfile("1", "ReLU", (1, 4, 2, 2), 0, 0),
-        LayerProfile("2", "Conv2d", (1, 2, 2, 2), 10, 32),
+        LayerProfile("0", "Conv2d", (1, 4, 2, 2), 12, 48, 4 * (12 + 12), 4 * 16),
+        LayerProfile("1", "ReLU", (1, 4, 2, 2), 0, 0, 4 * 16, 4 * 16),
+        LayerProfile("2", "Conv2d", (1, 2, 2, 2), 10, 32, 4 * (16 + 10), 4 * 8),
     )
     assert measured.output_shapes == ((1, 2, 2, 2),)
 
@@ -59,6 +59,33 @@ def test_a_layer_called_twice_counts_its_work_twice_and_its_parameters_once() ->
     assert measured.multiply_adds == 72
     assert measured.parameters == 11
     assert measured.output_shapes == ((1, 3, 2, 2),) * 3
+
+
+@pytest.mark.parametrize(
+    ("inplace", "peak"),
+    [
+        (False, 12 + 16 + 16),  # the input, which its caller holds, and both sides of the ReLU
+        (True, 12 + 16 + 8),  # the ReLU writes where it read
+    ],
+)
+def test_the_peak_is_what_is_held_at_once(inplace: bool, peak: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=inplace), nn.Conv2d(4, 2, 1))
+    assert profile(network, (2, 2)).peak_activation_bytes == 4 * peak
+
+
+class Branches(nn.Module):
+    """Work between layers: views, a sum, a concatenation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two values for each of x."""
+        half = x[:, :, :1]  # no number moves
+        return torch.cat([x + x, half.expand_as(x)], dim=1)
+
+
+def test_operations_between_layers_move_memory_and_views_do_not() -> None:
+    measured = profile(Branches(), (2, 2))
+    assert measured.bytes_read == 4 * (12 + 12 + 12 + 12)
+    assert measured.bytes_written == 4 * (12 + 24)
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from heads.checkpoint import load_checkpoint, load_network, read_spec
+from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
 from heads.network import Network, build
 from heads.spec import NetworkSpec
-from models.errors import HrposeError
+from models.errors import HrposeError, WeightsError
 from training import loop
 from training.errors import StateError, TrainingDiverged
 from training.loop import make_optimizer, rate, train
@@ -140,6 +140,24 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(data: Path, tmp_pat
     for name in (k for k in before if k.endswith("weight") and before[k].ndim == 4):
         same = torch.allclose(part[name], before[name], atol=1e-6)
         assert same == name.startswith("backbone.")
+
+
+def test_a_run_starts_from_a_part_of_another_network(data: Path, tmp_path: Path) -> None:
+    """Its own tensors from a file that holds more; any other that is left over is an error."""
+    first = train(recipe_of(data), data, tmp_path / "first")
+    more = {f"extra.{k}": v for k, v in load_checkpoint(first)[1].items() if "running" not in k}
+    both = load_checkpoint(first)[1] | more
+    whole = tmp_path / "whole.safetensors"
+    save_checkpoint(whole, read_spec(first), both)
+    still = ("optimisation.learning_rate=1e-12", f"network.init={whole}")
+    with pytest.raises(WeightsError, match=r"unexpected \(extra"):
+        train(recipe_of(data, *still), data, tmp_path / "refused")
+    without = "network.init_without=['extra.']"
+    after = load_checkpoint(train(recipe_of(data, *still, without), data, tmp_path / "part"))[1]
+    before = load_checkpoint(first)[1]
+    assert all(
+        torch.allclose(before[k], after[k], atol=1e-6) for k in before if k.endswith("weight")
+    )
 
 
 def test_a_run_may_be_made_longer_but_not_another(data: Path, tmp_path: Path) -> None:

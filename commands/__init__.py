@@ -1,0 +1,1 @@
+"""The commands of `hrpose`, one file each; hrpose.py gives them their names."""

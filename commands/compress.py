@@ -1,0 +1,114 @@
+"""`hrpose compress`: a smaller file of the same network, and what that costs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands.console import JsonOption, out, write_json
+from commands.evaluate import answers, boxes_used
+from heads.image import read_image
+from service.inference.catalogue import DEFAULT, resolve_default
+from service.inference.estimator import load
+
+if TYPE_CHECKING:
+    import torch
+
+
+def compress(
+    network: Annotated[str, typer.Argument(help="A name of `hrpose models` or a checkpoint.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The checkpoint to write.")],
+    svd: Annotated[int | None, typer.Option(help="Low rank of every weight.")] = None,
+    prune: Annotated[float | None, typer.Option(help="Share of weights set to 0.")] = None,
+    cluster: Annotated[
+        int | None, typer.Option(help="Values a weight may have, up to 256.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8 bits a weight.")] = False,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO annotations: measures a pose network's AP.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Photographs: their folder, or what a classifier is shown.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Write a smaller file of the same network, and print what that costs in accuracy."""
+    from heads.load import load as load_network
+    from training import compress as methods
+
+    chosen = {
+        name: value
+        for name, value in (("svd", svd), ("prune", prune), ("cluster", cluster), ("int8", int8))
+        if value not in (None, False)
+    }
+    if len(chosen) != 1:
+        raise typer.BadParameter("choose one of --svd, --prune, --cluster, --int8")
+    source = resolve_default() if network == DEFAULT else network
+    original, packed = load_network(source), load_network(source)
+    if prune is not None:
+        methods.prune_smallest(packed, prune)
+    pack = (
+        methods.low_rank(svd) if svd is not None
+        else methods.sparse if prune is not None
+        else methods.clusters(cluster) if cluster is not None
+        else methods.eight_bits
+    )  # fmt: skip
+    methods.save_packed(out_file, packed, pack)
+    before, after = (_bytes_as_float32(original), out_file.stat().st_size)
+    row: dict[str, Any] = {
+        "network": original.spec.name,
+        "method": " ".join(f"{name} {value}" for name, value in chosen.items()),
+        "bytes_float32": before,
+        "bytes": after,
+    }
+    row |= _score_change(network, out_file, original.spec.task, annotations, images)
+    out.print(
+        f"{row['network']}, {row['method']}: {before / 1e6:.2f} MB as float32 -> {after / 1e6:.2f} "
+        f"MB ({before / after:.1f}x smaller). {row['score']}",
+        highlight=False,
+    )
+    write_json(json_file, row)
+
+
+def _bytes_as_float32(network: "torch.nn.Module") -> int:
+    return sum(4 * tensor.numel() for tensor in network.state_dict().values())
+
+
+def _score_change(
+    before: str, after: Path, task: str, annotations: Path | None, images: Path | None
+) -> dict[str, Any]:
+    """What packing changed, measured; says so where nothing was given to measure it on."""
+    if images is None or (task != "classify" and annotations is None):
+        return {
+            "score": "Not measured: give --annotations and --images (or --images, to classify)."
+        }
+    if task == "classify":
+        old, new = load(before), load(after)
+        photos = [read_image(path) for path in _photos(images)]
+        same = sum(old.classify(p, 1)[0].index == new.classify(p, 1)[0].index for p in photos)
+        return {
+            "photos": len(photos),
+            "same_top1": same,
+            "score": f"Same first class on {same} of {len(photos)} photographs.",
+        }
+    from training.evaluate import load_annotations, score
+
+    assert annotations is not None
+    truth = load_annotations(annotations)
+    boxes = "gt" if task == "pose" else "detector"
+    ap = [
+        score(truth, answers(load(name), truth, images, boxes, False)).ap
+        for name in (before, after)
+    ]
+    used = boxes_used(boxes, load(after).spec)
+    return {
+        "ap_before": ap[0],
+        "ap_after": ap[1],
+        "boxes": used,
+        "score": f"AP {ap[0]:.3f} -> {ap[1]:.3f} ({used}).",
+    }
+
+
+def _photos(folder: Path) -> list[Path]:
+    kinds = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds)

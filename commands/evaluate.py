@@ -1,0 +1,99 @@
+"""`hrpose evaluate`: networks held against annotated photographs, by the official measure."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from commands.console import JsonOption, errors, out, write_json
+from heads.image import Image
+from heads.person import Person
+from heads.spec import NetworkSpec
+from service.inference.answers import Box
+from service.inference.engine import DEFAULT_DETECTOR
+from service.inference.estimator import Estimator, load
+
+if TYPE_CHECKING:
+    from training.evaluate import Annotations, Result, Scores
+
+
+def evaluate(
+    annotations: Annotated[Path, typer.Option(help="COCO keypoint annotations (JSON).")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    boxes: Annotated[
+        str, typer.Option(help="`gt`, `detector`, or a COCO detections file.")
+    ] = "detector",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Networks to measure; all embedded ones if left out.")
+    ] = None,
+    flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for COCO result files, one a network.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
+    from training.evaluate import load_annotations, score, write_results
+
+    truth = load_annotations(annotations)
+    rows = []
+    for name in model or _embedded(boxes):
+        estimator = load(name)
+        found = answers(estimator, truth, images, boxes, flip_test)
+        used = boxes_used(boxes, estimator.spec)
+        rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
+        if results is not None:
+            write_results(results / f"{estimator.spec.name}.{Path(boxes).stem}.json", found)
+    out.print(_scores_table(rows, flip_test))
+    write_json(json_file, {"flip_test": flip_test, "scores": [row.model_dump() for row in rows]})
+
+
+def answers(
+    estimator: Estimator, truth: "Annotations", images: Path, boxes: str, flip_test: bool
+) -> "list[Result]":
+    """What an estimator answers to every annotated photograph, shown as it goes."""
+    from rich.progress import track
+
+    from training.evaluate import BoxesFrom, predict_all
+
+    def predict_one(image: Image, given: Sequence[Box] | None) -> list[Person]:
+        return estimator.predict(image, given, threshold=0.0, flip_test=flip_test)
+
+    def follow(entries: Sequence[Any]) -> Iterable[Any]:
+        return track(entries, estimator.spec.name, console=errors, transient=True)
+
+    source: BoxesFrom | Path
+    source = "gt" if boxes == "gt" else "detector" if boxes == "detector" else Path(boxes)
+    return predict_all(truth, images, predict_one, source, follow=follow)
+
+
+def _embedded(boxes: str) -> list[str]:
+    """Embedded networks; those that find people by themselves cannot use given boxes."""
+    from heads import zoo
+
+    names = [entry.name for entry in zoo.entries() if entry.embedded]
+    if boxes == "detector":
+        return names
+    return [name for name in names if zoo.find(name).task == "pose"]
+
+
+def boxes_used(boxes: str, spec: NetworkSpec) -> str:
+    """Which boxes people were looked for in, in words."""
+    if boxes == "gt":
+        return "annotated boxes"
+    if boxes != "detector":
+        return f"boxes of {Path(boxes).name}"
+    return "its own" if spec.task == "people" else f"boxes of {DEFAULT_DETECTOR}"
+
+
+def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:
+    figures = ("AP", "AP50", "AP75", "AP M", "AP L", "AR", "PCK@0.2")
+    title = "COCO keypoints (OKS)" + (", flip test" if flip_test else "")
+    table = Table("model", "boxes", *figures, "people", "answers", box=None, title=title)
+    for row in rows:
+        values = (row.ap, row.ap50, row.ap75, row.ap_medium, row.ap_large, row.ar, row.pck)
+        shown = [f"{value:.3f}" for value in values]
+        table.add_row(row.model, row.boxes, *shown, str(row.people), str(row.answers))
+    return table

@@ -1,0 +1,63 @@
+"""`hrpose predict`: photographs in, keypoints and drawn pictures out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commands.console import JsonOption, ModelOption, out, write_json
+from heads.image import encode_image, read_image
+from heads.person import Person
+from service.inference.answers import Box
+from service.inference.catalogue import DEFAULT
+from service.inference.estimator import Estimator, as_box, load
+
+
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files.")],
+    boxes: Annotated[
+        str | None, typer.Option(help="JSON list of [left, top, width, height], one a person.")
+    ] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Draw pictures there.")] = None,
+    model: ModelOption = DEFAULT,
+    flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Find everybody's keypoints in photographs."""
+    from service.render import draw_people
+
+    estimator = load(model)
+    given = None if boxes is None else _parse_boxes(boxes)
+    answers = []
+    for path in photos:
+        image = read_image(path)
+        people = estimator.predict(image, given, flip_test=flip_test)
+        answers.append({"image": str(path), "people": [_as_json(p, estimator) for p in people]})
+        out.print(f"{path}: {len(people)} people", highlight=False)
+        if out_dir is not None:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            drawn = draw_people(image, people, estimator.spec.skeleton)
+            target = out_dir / f"{path.stem}.png"
+            target.write_bytes(encode_image(drawn, "png"))
+    write_json(json_file, {"model": estimator.spec.name, "photos": answers})
+
+
+def _parse_boxes(text: str) -> list[Box]:
+    try:
+        return [as_box(box) for box in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"boxes are [[left, top, width, height], ...]: {error}") from error
+
+
+def _as_json(person: Person, estimator: Estimator) -> dict[str, Any]:
+    names = estimator.spec.skeleton.keypoints
+    return {
+        "box": list(person.box_xywh),
+        "box_score": person.box_score,
+        "score": person.score,
+        "keypoints": [
+            {"name": name, "x": float(x), "y": float(y), "score": float(score)}
+            for name, (x, y, score) in zip(names, person.keypoints, strict=True)
+        ],
+    }

@@ -1,0 +1,122 @@
+"""`hrpose profile`: what a network costs, layer by layer, and how long it takes here."""
+
+import dataclasses
+import statistics
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from commands.console import JsonOption, out, parse_size, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.profile import LayerProfile, Profile
+
+POSE_INPUT = (256, 192)
+MEASURED_S = 1.0
+"""A network runs at least so long, and five times, before its median time is told."""
+
+
+def profile(
+    name: Annotated[str, typer.Argument(help="A backbone, or <backbone>+<head>.")],
+    head: Annotated[
+        Literal["pose", "segment", "classify"] | None,
+        typer.Option(help="With the usual head for that; without it the backbone alone."),
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option("--input", help="HEIGHTxWIDTH; default: what the head is used at.")
+    ] = None,
+    layers: Annotated[bool, typer.Option(help="Show every layer.")] = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Tell parameters, multiply-adds, memory and measured time of a network."""
+    from heads.network import build
+    from heads.spec import default_spec
+    from models.backbone import create_backbone
+    from models.profile import profile as measure
+
+    network = name if head is None else f"{name}+{_usual_head(name, head)}"
+    size = None if input_size is None else parse_size(input_size)
+    module: nn.Module
+    if "+" in network:
+        spec = default_spec(network)
+        size = size or spec.input_size
+        module = build(spec)
+    else:
+        size = size or POSE_INPUT
+        module = create_backbone(network)
+    costs = measure(module, size)
+    milliseconds, threads = _milliseconds(module, size)
+    if layers:
+        out.print(_table(costs.layers))
+    out.print(
+        f"{network} at {size[0]}x{size[1]}: {costs.parameters:,} parameters, "
+        f"{costs.multiply_adds / 1e9:.3f} G multiply-adds;\n"
+        f"{_mb(costs.bytes_read)} MB read, {_mb(costs.bytes_written)} MB written, "
+        f"at most {_mb(costs.peak_activation_bytes)} MB of maps held at once (32-bit);\n"
+        f"{milliseconds:.1f} ms an image on this machine "
+        f"(torch, 32-bit, {threads} threads, random weights, median)",
+        highlight=False,
+    )
+    write_json(json_file, _json(network, costs, milliseconds, threads))
+
+
+def _usual_head(backbone: str, task: str) -> str:
+    """HRNet needs a 1x1 convolution only; others are brought up from stride 32 where they have it.
+
+    Simple also where there is no stride 32 to start from.
+    """
+    from models.backbone import facts
+
+    if task != "pose":
+        return task
+    upwards = 32 in facts(backbone).strides and not backbone.startswith("hrnet")
+    return "deconv" if upwards else "simple"
+
+
+def _milliseconds(module: "nn.Module", size: tuple[int, int]) -> tuple[float, int]:
+    """Median time of one image, and the number of threads that worked on it."""
+    import torch
+
+    module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.zeros(1, 3, *size).contiguous(memory_format=torch.channels_last)
+    times: list[float] = []
+    with torch.inference_mode():
+        module(x)
+        while len(times) < 5 or sum(times) < MEASURED_S:
+            start = time.perf_counter()
+            module(x)
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times), torch.get_num_threads()
+
+
+def _table(layers: "tuple[LayerProfile, ...]") -> Table:
+    columns = ("layer", "type", "output", "parameters", "multiply-adds", "MB read", "MB written")
+    table = Table(*columns, box=None)
+    for row in layers:
+        table.add_row(
+            row.name,
+            row.type,
+            "x".join(map(str, row.output_shape)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
+            _mb(row.bytes_read),
+            _mb(row.bytes_written),
+        )
+    return table
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _json(name: str, costs: "Profile", milliseconds: float, threads: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        **dataclasses.asdict(costs),
+        "milliseconds": milliseconds,
+        "threads": threads,
+    }

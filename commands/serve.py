@@ -1,0 +1,50 @@
+"""`hrpose serve`: every setting of the server is a flag."""
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+
+def _serve(**settings: Any) -> None:
+    """Start the server: POST /pose, /detect; a page at /."""
+    # OpenMP threads that wait by spinning starve their neighbours; to be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from service.app import run
+    from service.settings import Settings
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        chosen = Settings(**given)
+    except ValidationError as error:
+        problems = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise typer.BadParameter("; ".join(problems)) from error
+    run(chosen)
+
+
+def _with_settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for every field of the server's settings."""
+    from service.settings import Settings
+
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        help_text = f"{field.description} [HRPOSE_{name.upper()}; default: {field.default}]"
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, typer.Option(flag, help=help_text)],
+            )
+        )
+    setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+serve = _with_settings_as_flags(_serve)

@@ -1,0 +1,112 @@
+"""A network ready to answer about images, for Python callers: what the server has, without it."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heads.image import Image, fits
+from heads.person import Person
+from heads.spec import NetworkSpec
+from models.errors import ShapeError, SpecError
+from service.inference.answers import Box, ClassScore, PoseOptions
+from service.inference.catalogue import DEFAULT, resolve_default
+from service.inference.engine import DEFAULT_DETECTOR, serve_network
+from service.inference.job import Job
+from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
+from service.inference.whole import ClassifyNetwork, SegmentNetwork
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Estimator:
+    """A network ready to answer about images. Thread-safe.
+
+    spec: what the network is.
+    network: the torch module; normalised float32 [N, 3, H, W] -> heatmaps or named maps.
+    """
+
+    def __init__(self, network: "torch.nn.Module", spec: NetworkSpec, device: str) -> None:
+        self.spec = spec
+        self.network = network
+        self._device = device
+        self._turn = threading.Lock()
+        self._serving = serve_network(network, spec, device, self._turn)
+        self._detector: PeopleNetwork | None = None
+        self._loading = threading.Lock()
+
+    def predict(
+        self,
+        image_rgb_uint8: Image,
+        boxes_xywh: Sequence[Box] | None = None,
+        *,
+        threshold: float | None = None,
+        flip_test: bool = False,
+    ) -> list[Person]:
+        """Everybody in an RGB uint8 [H, W, 3] image, best first; with boxes, one person a box.
+
+        boxes_xywh: left, top, width, height in pixels. Without boxes a pose network asks the
+        default detector. Raises ShapeError for another kind of image, InvalidParameter for boxes
+        outside the image.
+        """
+        if not isinstance(self._serving, PeopleNetwork | PoseNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it finds no people")
+        boxes = None if boxes_xywh is None else tuple(as_box(box) for box in boxes_xywh)
+        detector = self._default_detector() if boxes is None else None
+        options = PoseOptions(boxes, threshold, flip_test=flip_test)
+        return list(
+            Pipeline(self._serving, detector).people(image_rgb_uint8, options, Job()).people
+        )
+
+    def classify(self, image_rgb_uint8: Image, top_k: int = 5) -> list[ClassScore]:
+        """The top_k likeliest classes of an image, by a classification network."""
+        if not isinstance(self._serving, ClassifyNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot classify")
+        return self._serving.classify(_checked(image_rgb_uint8), top_k, Job())[0]
+
+    def segment(self, image_rgb_uint8: Image) -> Image:
+        """The class of every pixel, uint8 [H, W] indices of `spec.classes`."""
+        if not isinstance(self._serving, SegmentNetwork):
+            raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot segment")
+        return self._serving.segment(_checked(image_rgb_uint8), Job())[0]
+
+    def _default_detector(self) -> PeopleNetwork | None:
+        if isinstance(self._serving, PeopleNetwork):
+            return None
+        with self._loading:
+            if self._detector is None:
+                from heads.load import load as load_network
+
+                network = load_network(DEFAULT_DETECTOR)
+                found = serve_network(network, network.spec, self._device, self._turn)
+                assert isinstance(found, PeopleNetwork)
+                self._detector = found
+            return self._detector
+
+
+def load(name_or_file: str | Path, network: str | None = None, device: str = "cpu") -> Estimator:
+    """The estimator of a name, of a checkpoint of ours, or of a public file.
+
+    name_or_file: a name of `hrpose models`, `default`, or a file.
+    network: for public files (.pth), what they hold: `<backbone>+<head>`, as in
+        `hrpose.load("pose_hrnet_w48.pth", network="hrnet_w48+simple")`.
+    Raises UnknownName, WeightsMissing, CheckpointError or WeightsError, all HrposeErrors.
+    """
+    from heads.load import load as load_network
+
+    name = resolve_default() if str(name_or_file) == DEFAULT else name_or_file
+    loaded = load_network(name, network)
+    return Estimator(loaded, loaded.spec, device)
+
+
+def _checked(image: Image) -> Image:
+    if not fits(image):
+        raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+    return image
+
+
+def as_box(box: Sequence[float]) -> Box:
+    """Any four numbers as left, top, width, height."""
+    left, top, width, height = (float(value) for value in box)
+    return (left, top, width, height)
