@@ -81,7 +81,7 @@ def _milliseconds(module: "nn.Module", size: tuple[int, int]) -> tuple[float, in
     """Median time of one image, and the number of threads that worked on it."""
     import torch
 
-    module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = module.eval().to(memory_format=torch.channels_last)
     x = torch.zeros(1, 3, *size).contiguous(memory_format=torch.channels_last)
     times: list[float] = []
     with torch.inference_mode():

@@ -272,6 +272,7 @@ class ModelAnswer(Answer):
     origin: str
     scores: dict[str, float | str]
     command: str | None = Field(description="Gets the weights where they are missing.")
+    random_weights: bool = Field(description="True: never trained; its answers mean nothing.")
     skeleton: SkeletonAnswer | None
 
     @classmethod
@@ -290,6 +291,7 @@ class ModelAnswer(Answer):
             origin=info.origin,
             scores=info.scores,
             command=info.command,
+            random_weights=info.random_weights,
             skeleton=None if info.skeleton is None else SkeletonAnswer.of(info.skeleton),
         )
 

@@ -1,6 +1,7 @@
 """What can be served: names, what is known of each network without loading it, and the defaults."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ DEFAULT_CLASSIFIER = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of one network without loading it."""
+    """What is known of one network without loading it.
+
+    random_weights: it is, or would be, served as building it gives it; its answers mean nothing.
+    """
 
     name: str
     task: str
@@ -40,13 +44,18 @@ class ModelInfo:
     scores: dict[str, float | str] = field(default_factory=dict)
     command: str | None = None
     is_default: bool = False
+    random_weights: bool = False
     skeleton: Skeleton | None = None
 
 
 class Catalogue:
-    """Names of networks: the zoo's, a file's given at start, and every `<backbone>+<head>`."""
+    """Names of networks: the zoo's, a file's given at start, and every `<backbone>+<head>`.
 
-    def __init__(self, model: str) -> None:
+    allow_random: a `<backbone>+<head>` is there without weights too.
+    """
+
+    def __init__(self, model: str, allow_random: bool = False) -> None:
+        self._allow_random = allow_random
         self._files: dict[str, Path] = {}
         self.default = self._resolve(model)
 
@@ -69,25 +78,47 @@ class Catalogue:
         """What `heads.load.load` takes for a name."""
         return self._files.get(name, name)
 
-    def infos(self, loaded: set[str]) -> list[ModelInfo]:
-        """Every network that has a name of its own, also those without weights here."""
-        names = dict.fromkeys((*self._files, *(entry.name for entry in zoo.entries())))
-        return [self.info(name, name in loaded) for name in names]
+    def infos(self, loaded: Mapping[str, NetworkSpec]) -> list[ModelInfo]:
+        """Every network that has a name of its own, also without weights here, and all loaded.
 
-    def info(self, name: str, loaded: bool) -> ModelInfo:
+        loaded: what is served by name.
+        """
+        named = (*self._files, *(entry.name for entry in zoo.entries()), *loaded)
+        return [self.info(name, loaded) for name in dict.fromkeys(named)]
+
+    def info(self, name: str, loaded: Mapping[str, NetworkSpec]) -> ModelInfo:
         """What is known of a network by its name in this catalogue."""
         if name in self._files:
-            return self._of_spec(name, read_spec(self._files[name]), loaded)
+            return self._of_spec(name, read_spec(self._files[name]), self._state(name, loaded))
         if "+" in name:
-            return self._of_spec(name, default_spec(name), loaded)
+            return self._of_form(name, loaded)
         entry = zoo.find(name)
         try:
             path = zoo.locate(name)
         except WeightsMissing as missing:
             return self._of_entry(entry, "weights-missing", missing.command)
+        state = self._state(name, loaded)
         if entry.embedded:
-            return self._of_spec(name, read_spec(path), loaded)
-        return self._of_entry(entry, "loaded" if loaded else "available", None)
+            return self._of_spec(name, read_spec(path), state)
+        return self._of_entry(entry, state, None)
+
+    def _state(self, name: str, loaded: Mapping[str, NetworkSpec]) -> ModelState:
+        return "loaded" if name in loaded else "available"
+
+    def _of_form(self, form: str, loaded: Mapping[str, NetworkSpec]) -> ModelInfo:
+        """Of a `<backbone>+<head>`, which gets weights as `heads.load.load` gets them."""
+        if form in loaded:
+            return self._of_spec(form, loaded[form], "loaded")
+        of_form = [entry for entry in zoo.entries() if entry.network == form]
+        here = next((entry for entry in of_form if is_here(entry.name)), None)
+        if here is not None:
+            return replace(self.info(here.name, {}), name=form, is_default=form == self.default)
+        if self._allow_random:
+            return replace(self._of_spec(form, default_spec(form)), random_weights=True)
+        command = (
+            f"hrpose weights get {of_form[0].name}" if of_form else "hrpose serve --allow-random"
+        )
+        return self._of_spec(form, default_spec(form), "weights-missing", command)
 
     def fetch(self, name: str) -> None:
         """Downloads a public network's weights if they are not here."""
@@ -109,17 +140,25 @@ class Catalogue:
             return name
         return self.name_of(model) if "+" in model else zoo.find(model).name
 
-    def _of_spec(self, name: str, spec: NetworkSpec, loaded: bool) -> ModelInfo:
+    def _of_spec(
+        self,
+        name: str,
+        spec: NetworkSpec,
+        state: ModelState = "available",
+        command: str | None = None,
+    ) -> ModelInfo:
         return self._info(
             name,
             spec.network_name,
             task=spec.task,
-            state="loaded" if loaded else "available",
+            state=state,
             input_size=spec.input_size,
             parameters=spec.provenance.parameters,
             licence=spec.provenance.licence,
             origin=spec.provenance.origin,
             scores=dict(spec.provenance.scores),
+            command=command,
+            random_weights=not spec.provenance.trained,
             skeleton=spec.skeleton if spec.task in ("pose", "people") else None,
         )
 

@@ -88,7 +88,7 @@ class Engine:
         self._turn = threading.Lock()  # held while a network runs: one computation a device
         self._loading = threading.Lock()
         self._networks: dict[str, Served] = {}
-        self._catalogue = Catalogue(model)
+        self._catalogue = Catalogue(model, allow_random)
         self._started = False
 
     @property
@@ -219,12 +219,15 @@ class Engine:
 
     def models(self) -> list[ModelInfo]:
         """All known networks, also those whose weights are not here."""
-        return self._catalogue.infos(set(self._networks))
+        return self._catalogue.infos(self._specs())
 
     def model(self, name: str) -> ModelInfo:
         """What is known of one network; `default` is an alias. UnknownName if there is none."""
         name = self._catalogue.name_of(name)
-        return self._catalogue.info(name, name in self._networks)
+        return self._catalogue.info(name, self._specs())
+
+    def _specs(self) -> dict[str, NetworkSpec]:
+        return {name: network.spec for name, network in list(self._networks.items())}
 
     def counters(self) -> dict[str, BatchCounters]:
         """What each loaded network has done."""

@@ -140,6 +140,7 @@ function showResult(answer) {
   stage.setAnswer(answer);
   $("result").hidden = stage.photo.image === null;
   $("clear-boxes").hidden = stage.boxes.length === 0;
+  $("save").hidden = answer === null;
   showAnswer(answer);
   showPeople($("people"), answer, stage.threshold, (person) => stage.light(person));
   showClasses($("classes"), answer);

@@ -23,9 +23,13 @@ export function fillModels(select, { models, default: standard }, task) {
   );
   const others = usable.filter((model) => model.name !== standard);
   const first = usable.length > others.length ? [new Option(`${standard} (default)`, "")] : [];
-  select.replaceChildren(...first, ...others.map(({ name }) => new Option(name, name)));
+  select.replaceChildren(...first, ...others.map(named));
   const values = [...select.options].map(({ value }) => value);
   select.value = values.includes(chosen) ? chosen : (values[0] ?? "");
+}
+
+function named({ name, random_weights: random }) {
+  return new Option(random ? `${name} (random weights)` : name, name);
 }
 
 /** What to do where no network for the task is here. */
@@ -50,7 +54,7 @@ export function showAnswer(answer) {
     $("bar").append(part);
   }
   const listed = parts.map((phase) => `${phase} ${times[phase].toFixed(1)}`).join(", ");
-  $("timing").textContent = `${times.total.toFixed(1)} ms on the server: ${listed}`;
+  $("timing").textContent = `${times.total.toFixed(1)} ms on the server${listed && `: ${listed}`}`;
 }
 
 function inWords(answer) {

@@ -91,6 +91,30 @@ def test_any_backbone_serves_any_head_by_name(daring: Engine) -> None:
     assert len(daring.counters().keys() - {"movenet_multipose"}) == 9
 
 
+def test_a_form_is_told_as_it_would_be_served(daring: Engine) -> None:
+    careful = Engine()
+    missing = careful.model("resnet18+deconv")
+    assert (missing.state, missing.random_weights) == ("weights-missing", False)
+    assert missing.command == "hrpose serve --allow-random"
+    public = careful.model("hrnet_w32+simple")
+    assert (public.state, public.command) == ("weights-missing", "hrpose weights get hrnet_w32")
+    embedded = careful.model("mobilenet_v2+center")
+    assert (embedded.state, embedded.random_weights) == ("available", False)
+    assert embedded.scores
+    random = daring.model("resnet18+deconv")
+    assert (random.state, random.random_weights) == ("available", True)
+
+
+def test_served_forms_are_listed_with_what_they_are(daring: Engine) -> None:
+    form = "resnet18+classify"
+    assert form not in {info.name for info in daring.models()}
+    daring.classify(STREET, form, 3, Job())
+    (info,) = (info for info in daring.models() if info.name == form)
+    assert (info.state, info.task, info.random_weights) == ("loaded", "classify", True)
+    assert info.parameters == 11_689_512
+    assert daring.model(form) == info
+
+
 def test_untrained_networks_are_the_same_at_every_start(daring: Engine) -> None:
     again = Engine(allow_random=True)
     first = daring.classify(STREET, "resnet18+classify", 3, Job())
