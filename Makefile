@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/street.jpg
 
-.PHONY: install docs serve test test-all check fmt bench clean browser
+.PHONY: install docs parity serve test test-all check fmt bench clean browser
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +41,11 @@ fmt: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/hrpose settings > docs/configuration.md
-	$(BIN)/hrpose backbones > docs/backbones.md
+	$(BIN)/hrpose backbones --parity docs/parity.json > docs/backbones.md
+
+# Some minutes: every backbone beside its public twin.
+parity: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.models.twins docs/parity.json
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench

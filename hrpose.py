@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from commands import compress, evaluate, models, pages, predict, profile, serve
+from commands import classify, compress, evaluate, models, pages, predict, profile, serve
 from commands.console import errors
 from heads.image import decode_image, read_image
 from heads.person import Person
@@ -59,6 +59,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
+app.command("classify")(classify.classify)
 app.command("models")(models.list_models)
 app.command("profile")(profile.profile)
 app.command("evaluate")(evaluate.evaluate)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
-out = Console(width=None if sys.stdout.isatty() else 120)
+out = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
 
 ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]

@@ -10,20 +10,45 @@ from commands.console import JsonOption, out, write_json
 from service.inference.engine import Engine
 
 
-def list_models(json_file: JsonOption = None) -> None:
+def list_models(
+    every: Annotated[
+        bool, typer.Option("--all", help="Also every backbone under each kind of head.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
     """List every network by name: what it does, its state and score; --json has all of it."""
     engine = Engine()
     table = Table(box=None)
     for column in ("name", "task", "state", "network", "input", "score"):
         table.add_column(column, no_wrap=True)
     infos = engine.models()
+    if every:
+        infos += [engine.model(form) for form in _forms()]
     for info in infos:
         size = "x".join(map(str, info.input_size or ()))
         name = f"{info.name} (default)" if info.is_default else info.name
         network = f"{info.backbone}+{info.head}"
         table.add_row(name, info.task, info.state, network, size, _short_score(info.scores))
     out.print(table)
+    if not every:
+        out.print(
+            "Also any <backbone>+<head>: a checkpoint of it, or random weights where the server "
+            "allows them; --all lists them.",
+            highlight=False,
+        )
     write_json(json_file, {"models": [_info_json(info) for info in infos]})
+
+
+def _forms() -> list[str]:
+    """Every backbone under the usual head of each task."""
+    from commands.profile import usual_head
+    from models.backbone import list_backbones
+
+    return [
+        f"{backbone}+{usual_head(backbone, task)}"
+        for backbone in list_backbones()
+        for task in ("pose", "classify", "segment")
+    ]
 
 
 def _short_score(scores: Mapping[str, float | str]) -> str:

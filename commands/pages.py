@@ -1,41 +1,75 @@
 """Pages of the documentation that are made from the code: `hrpose backbones`, `hrpose settings`."""
 
+import json
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 
-def list_backbones() -> None:
+def list_backbones(
+    parity: Annotated[
+        Path | None, typer.Option(help="docs/parity.json of the repository: adds its columns.")
+    ] = None,
+) -> None:
     """Print every backbone with its cost as a Markdown table (docs/backbones.md)."""
-    typer.echo(backbones_page(), nl=False)
+    typer.echo(backbones_page(parity), nl=False)
 
 
-def backbones_page() -> str:
-    """The page docs/backbones.md: every backbone, its paper, cost, strides and public weights."""
+def backbones_page(parity: Path | None = None) -> str:
+    """The page docs/backbones.md: every backbone, its paper, cost, strides and public weights.
+
+    parity: measured differences to public twins, by backbone (`tests/models/twins.py`).
+    """
     from models.backbone import facts
     from models.backbone import list_backbones as names
 
+    measured = {} if parity is None else json.loads(parity.read_text(encoding="utf-8"))
+    columns = ["name", "parameters", "multiply-adds", "input", "strides", "paper", "public weights"]
+    if measured:
+        columns += ["as published", "twin", "largest difference"]
     rows = []
     for name in names():
         known = facts(name)
-        size = "x".join(map(str, known.input_size))
-        strides = ", ".join(map(str, known.strides))
-        weights = f"{known.weights_origin}, {known.weights_licence}"
-        rows.append(
-            f"| `{name}` | {known.parameters / 1e6:.2f} M | {known.multiply_adds / 1e9:.3f} G "
-            f"| {size} | {strides} | {known.paper} | {weights} |"
-        )
+        row = [
+            f"`{name}`",
+            f"{known.parameters / 1e6:.2f} M",
+            f"{known.multiply_adds / 1e9:.3f} G",
+            "x".join(map(str, known.input_size)),
+            ", ".join(map(str, known.strides)),
+            known.paper,
+            f"{known.weights_origin}, {known.weights_licence}",
+        ]
+        if measured:
+            twin = measured[name]
+            row += [twin["score"], f"`{twin['twin']}`", f"{twin['difference']:.1e}"]
+        rows.append(row)
     return "\n".join(
         [
             "# Backbones",
             "",
             "Cost of each backbone without a head, all strides built, for one image of the size "
             "given; multiply-adds / 10^9. A test measures every row again. Made by `make docs`.",
+            *(_ABOUT_PARITY if measured else []),
             "",
-            "| name | parameters | multiply-adds | input | strides | paper | public weights |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *rows,
+            *_markdown(columns, rows),
             "",
         ]
     )
+
+
+_ABOUT_PARITY = (
+    "",
+    "Twin: a public classifier whose random weights, under our names, give the same classes; the "
+    "largest difference is over the standard deviation of the classes, in evaluation mode "
+    "(`make parity`). As published: percent on ImageNet's validation set, of the public weights "
+    "under the twin's name, as torchvision's own description, timm's table of results (top-1) and "
+    "pytorchcv's table of files (top-5) say it.",
+)
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def list_settings() -> None:
@@ -48,8 +82,12 @@ def configuration_page() -> str:
     from service.settings import Settings
 
     rows = [
-        f"| `--{name.replace('_', '-')}` | `HRPOSE_{name.upper()}` | `{field.default}` "
-        f"| {field.description} |"
+        [
+            f"`--{name.replace('_', '-')}`",
+            f"`HRPOSE_{name.upper()}`",
+            f"`{field.default}`",
+            field.description or "",
+        ]
         for name, field in Settings.model_fields.items()
     ]
     return "\n".join(
@@ -58,9 +96,7 @@ def configuration_page() -> str:
             "",
             "Every setting of `hrpose serve`; a flag wins over its variable. Made by `make docs`.",
             "",
-            "| flag | variable | default | meaning |",
-            "| --- | --- | --- | --- |",
-            *rows,
+            *_markdown(["flag", "variable", "default", "meaning"], rows),
             "",
         ]
     )

@@ -38,7 +38,7 @@ def profile(
     from models.backbone import create_backbone
     from models.profile import profile as measure
 
-    network = name if head is None else f"{name}+{_usual_head(name, head)}"
+    network = name if head is None else f"{name}+{usual_head(name, head)}"
     size = None if input_size is None else parse_size(input_size)
     module: nn.Module
     if "+" in network:
@@ -64,7 +64,7 @@ def profile(
     write_json(json_file, _json(network, costs, milliseconds, threads))
 
 
-def _usual_head(backbone: str, task: str) -> str:
+def usual_head(backbone: str, task: str) -> str:
     """HRNet needs a 1x1 convolution only; others are brought up from stride 32 where they have it.
 
     Simple also where there is no stride 32 to start from.

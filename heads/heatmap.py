@@ -6,11 +6,10 @@ are those of the official files: `final_layer` and `deconv_layers`; MoveNet's fo
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.center import Branch
+from heads.necks import together
 from models.backbone import FeatureSpec
 
 
@@ -45,11 +44,7 @@ class FuseHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of strides 4, 8, 16, 32 -> [N, K, h, w]."""
-        size = maps[0].shape[2:]
-        same_size = [maps[0]] + [
-            F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]
-        ]
-        heatmaps: Tensor = self.final_layer(self.fuse(torch.cat(same_size, dim=1)))
+        heatmaps: Tensor = self.final_layer(self.fuse(together(maps)))
         return heatmaps
 
 

@@ -111,9 +111,12 @@ def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
             "blur_kernel": 17 if large else 11,
         }
     )
+    classify = entry.task == "classify"
     return spec.model_copy(
         update={
             "name": entry.name,
+            "backbone": spec.backbone.model_copy(update={"options": entry.options}),
+            "center_share": entry.center_share if classify else spec.center_share,
             "input_size": entry.input_size,
             "alignment": entry.alignment,
             "codec": codec,

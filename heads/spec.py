@@ -185,6 +185,16 @@ TASKS: dict[str, frozenset[str]] = {
 """The kinds of head that can do each task."""
 
 
+class NeckSpec(_Frozen):
+    """HRNet's way to hand on maps, between any backbone and a head; see `heads.necks`.
+
+    channels: of each map that comes out; None: the paper's.
+    """
+
+    kind: Literal["v1", "v2", "v2p"]
+    channels: PositiveInt | None = None
+
+
 class CodecSpec(_Frozen):
     """How heatmaps are made and read; see HeatmapCodec."""
 
@@ -221,6 +231,7 @@ class Provenance(_Frozen):
 class NetworkSpec(_Frozen):
     """All that is needed to build, feed and read a network.
 
+    neck: None: the head reads the backbone's own maps.
     input_size: (height, width) in pixels; for `people` the size its cost is stated for.
     alignment, padding: how a person's crop is cut, see Crop.around.
     view: how a whole image is fed to a `people` or `segment` network.
@@ -233,6 +244,7 @@ class NetworkSpec(_Frozen):
     task: Task
     backbone: BackboneSpec
     head: HeadSpec
+    neck: NeckSpec | None = None
     input_size: tuple[PositiveInt, PositiveInt]
     normalisation: Normalisation = Normalisation()
     alignment: Alignment = "udp"
@@ -258,6 +270,8 @@ class NetworkSpec(_Frozen):
                 f"a {self.head.kind} head cannot {self.task}; "
                 f"heads that can: {', '.join(sorted(TASKS[self.task]))}"
             )
+        if self.neck is not None and self.task == "classify":
+            raise ValueError("a classify head has its paper's neck; it takes no other")
         if self.task in ("classify", "segment") and not self.classes:
             raise ValueError(f"task {self.task} needs the names of its classes")
         return self

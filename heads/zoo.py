@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from heads.checkpoint import read_spec
 from heads.codec import Refine
 from heads.errors import CheckpointError, DownloadError, WeightsMissing
 from heads.geometry import Alignment, Size
-from heads.spec import Task
+from heads.spec import Option, Task
 from models.errors import UnknownName
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -55,7 +55,8 @@ class ZooEntry(BaseModel):
     published_score: a figure of its authors, with data, boxes and test; `source` says where it and
         the file come from. Of an embedded network: as measured by this project.
     network: `<backbone>+<head>`.  input_size: (height, width).
-    mean, std, channel_order: see Normalisation.
+    options: of the backbone, where the file needs other than the usual ones.
+    mean, std, channel_order: see Normalisation.  center_share: see NetworkSpec.
     package: an installed Python package that has the file in its folder.
     """
 
@@ -78,6 +79,8 @@ class ZooEntry(BaseModel):
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    center_share: float = 0.875
+    options: dict[str, Option] = Field(default_factory=dict)
     package: str = ""
 
 

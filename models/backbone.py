@@ -20,7 +20,12 @@ from models.errors import ShapeError, SpecError, UnknownName
 FAMILIES = (
     "efficientnet",
     "hrnet",
+    "inception",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
     "mobilenet",
+    "mobilenet_v1",
     "mobilenet_v3",
     "res2net",
     "resnest",
@@ -30,6 +35,7 @@ FAMILIES = (
     "resnext",
     "senet",
     "shufflenet",
+    "shufflenet_v1",
     "squeezenet",
 )
 
@@ -98,6 +104,11 @@ class Backbone(nn.Module):
     def classification_layers(self, channels: int, classes: int) -> nn.Module:
         """What the paper's classifier has behind the pooling: [N, channels] -> [N, classes]."""
         return nn.Linear(channels, classes)
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """A public file's tensors under this backbone's names; None: the tables of `weights`."""
+        del state
+        return None
 
     def check_input(self, x: Tensor) -> None:
         """Refuse what is not [N, 3, H, W] with sides that are multiples of 32."""
@@ -176,6 +187,7 @@ def create_backbone(
 ) -> Backbone:
     """The backbone of that name, with maps at the asked strides only.
 
+    name: one of `list_backbones()`, or `timm/<model>` for any model of that package.
     strides: any of those in `facts(name).strides`; None: all.
     weights: a file of public or own weights, loaded strictly; None: random weights.
     variant: options of the family's function, such as `width_multiplier`.
@@ -209,6 +221,10 @@ def _registered() -> dict[str, Variant]:
 
 
 def _find(name: str) -> Variant:
+    if name.startswith("timm/"):
+        from models.timm import variant
+
+        return variant(name)
     variants = _registered()
     if name not in variants:
         raise UnknownName("backbone", name, variants)

@@ -4,6 +4,10 @@ Tensor names inside a block are those of the first public checkpoints, so that t
 without renaming: `conv1`, `bn1`, `downsample.0` (ResNet), `conv.0.0` (MobileNetV2).
 """
 
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -78,6 +82,62 @@ class ConvNorm(nn.Sequential):
         if activation is not None:
             layers.append(activation(inplace=True))
         super().__init__(*layers)
+
+
+class ConvBn(nn.Sequential):
+    """Convolution (`conv`), batch norm (`bn`), ReLU, with kernels that need not be square.
+
+    padded=False: no zeros around the map, which then loses kernel - 1 cells before its stride.
+    eps: TensorFlow's, from whose files the public weights of such layers come.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padded: bool = True,
+        bias: bool = False,
+        eps: float = 1e-3,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (height // 2, width // 2) if padded else (0, 0)
+        layers: dict[str, nn.Module] = {
+            "conv": nn.Conv2d(
+                in_channels, out_channels, (height, width), stride, padding, bias=bias
+            ),
+            "bn": nn.BatchNorm2d(out_channels, eps=eps),
+            "relu": nn.ReLU(inplace=True),
+        }
+        super().__init__(OrderedDict(layers))
+
+
+class Branches(nn.Module):
+    """Chains of layers side by side on one map, their outputs one after the other as channels.
+
+    chains: of each branch the layers by name, in order. A layer that several chains begin with
+        runs once, for all of them.
+    """
+
+    def __init__(self, *chains: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.chains = tuple(tuple(chain) for chain in chains)
+        for chain in chains:
+            for name, layer in chain.items():
+                self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, the branches' channels, h, w]."""
+        done: dict[str, Tensor] = {}
+        for chain in self.chains:
+            y = x
+            for name in chain:
+                if name not in done:
+                    done[name] = self.get_submodule(name)(y)
+                y = done[name]
+        return torch.cat([done[chain[-1]] for chain in self.chains], dim=1)
 
 
 class BasicBlock(nn.Module):
@@ -234,6 +294,15 @@ class SqueezeExcite(nn.Module):
         means = x.mean(dim=(2, 3), keepdim=True)
         gated: Tensor = x * self.gate(self.fc2(self.activation(self.fc1(means))))
         return gated
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Channels of the groups in turn: [a1 a2 b1 b2] -> [a1 b1 a2 b2].
+
+    x: [N, C, H, W]; groups divides C. Source: arXiv:1707.01083, figure 1c.
+    """
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 def scaled_channels(channels: int, multiplier: float) -> int:

@@ -116,7 +116,7 @@ class _Memory(TorchDispatchMode):
     """Sees every operation and adds up what it reads, writes and leaves alive."""
 
     def __init__(self, image: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.read = 0
         self.written = 0
         self.peak = 0

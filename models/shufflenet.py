@@ -26,18 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import Backbone, FeatureSpec, register
-from models.blocks import initialise
+from models.blocks import initialise, shuffle
 from models.errors import SpecError
 
 STRIDES = (4, 8, 16, 32)
 STEM_CHANNELS = 24
 BLOCKS = (4, 8, 4)
-
-
-def shuffle(x: Tensor, groups: int = 2) -> Tensor:
-    """Channels of the groups in turn: [a1 a2 b1 b2] -> [a1 b1 a2 b2] (ShuffleNet, figure 1c)."""
-    n, c, h, w = x.shape
-    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 class Unit(nn.Module):
@@ -60,7 +54,7 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride]."""
         passing, worked = x.chunk(2, dim=1) if self.splits else (self.branch1(x), x)
-        return shuffle(torch.cat([passing, self.branch2(worked)], dim=1))
+        return shuffle(torch.cat([passing, self.branch2(worked)], dim=1), groups=2)
 
 
 def _depthwise(channels: int, stride: int) -> list[nn.Module]:

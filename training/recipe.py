@@ -23,6 +23,7 @@ from heads.spec import (
     BackboneSpec,
     CodecSpec,
     HeadSpec,
+    NeckSpec,
     NetworkSpec,
     Normalisation,
 )
@@ -47,6 +48,7 @@ class Network(_Part):
 
     backbone: BackboneSpec
     head: HeadSpec
+    neck: NeckSpec | None = None
     input_size: tuple[PositiveInt, PositiveInt]
     normalisation: Normalisation = Normalisation()
     alignment: Alignment = "udp"
@@ -165,6 +167,7 @@ class Recipe(_Part):
             task="pose",
             backbone=self.network.backbone,
             head=self.network.head,
+            neck=self.network.neck,
             input_size=self.network.input_size,
             normalisation=self.network.normalisation,
             alignment=self.network.alignment,

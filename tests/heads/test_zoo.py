@@ -17,6 +17,7 @@ import pytest
 from heads import zoo
 from heads.errors import CheckpointError, DownloadError, WeightsMissing
 from heads.spec import parse_network_name
+from models import list_backbones
 from models.errors import UnknownName
 
 BODY = bytes(i * 7 % 251 for i in range(300_000))
@@ -229,7 +230,23 @@ def test_facts_of_torchvision_files_are_those_of_the_installed_torchvision() -> 
         meta = weights[f"IMAGENET1K_V{version[2:] or 1}"].value
         assert entry.urls == (meta.url,)
         top1 = meta.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        assert entry.published_score.startswith(f"top-1 {top1:.3f} %")
+        view = meta.transforms()
+        crop, resized = view.crop_size[0], view.resize_size[0]
+        assert entry.published_score == (
+            f"top-1 {top1:.3f} %, ImageNet val, one {crop}x{crop} crop"
+        )
+        assert 0 <= entry.input_size[0] - crop < 32
+        assert entry.center_share == pytest.approx(crop / resized, abs=1e-4)
+
+
+def test_every_backbone_of_torchvisions_has_its_imagenet_weights() -> None:
+    import torchvision
+
+    models: Any = torchvision.models
+    theirs = set(models.list_models(module=models))
+    ours = theirs & set(list_backbones())
+    assert len(ours) == 28
+    assert ours == {e.name.split("_imagenet")[0] for e in zoo.entries() if "_imagenet" in e.name}
 
 
 def test_the_two_networks_to_start_with_are_there() -> None:
