@@ -25,7 +25,7 @@ def predict(
     json_file: JsonOption = None,
 ) -> None:
     """Find everybody's keypoints in photographs."""
-    from service.render import draw_people
+    from heads.draw import draw_people
 
     estimator = load(model)
     given = None if boxes is None else _parse_boxes(boxes)

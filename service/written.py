@@ -1,10 +1,10 @@
 """Answers as bytes: JSON, or the picture with people drawn. Slow, so not for the event loop."""
 
+from heads.draw import draw_boxes, draw_classes, draw_people
 from heads.image import ImageFormat, encode_image
 from service.accept import JPEG, JSON, PNG
 from service.inference.answers import ClassifyAnswer, DetectAnswer, PoseAnswer, SegmentAnswer
 from service.png import encode_indexed
-from service.render import draw_boxes, draw_classes, draw_people
 from service.schemas import ClassifyResponse, DetectResponse, PoseResponse, SegmentResponse
 
 

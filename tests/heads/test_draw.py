@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from heads.draw import draw_boxes, draw_people
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
-from service.render import draw_boxes, draw_people
 from tests.service.fakes import standing_person
 
 GREY = np.full((400, 600, 3), 128, np.uint8)
