@@ -42,6 +42,7 @@ fmt: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp
 	$(BIN)/hrpose settings > docs/configuration.md
 	$(BIN)/hrpose backbones --parity docs/parity.json > docs/backbones.md
+	$(BIN)/python -m tests.models.drawings docs/blocks
 
 # Some minutes: every backbone beside its public twin.
 parity: $(VENV)/dev.stamp

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from commands import classify, compress, evaluate, models, pages, predict, profile, serve
+from commands import (
+    classify,
+    compress,
+    evaluate,
+    models,
+    pages,
+    predict,
+    profile,
+    serve,
+    train,
+)
 from commands.console import errors
 from heads.image import decode_image, read_image
 from heads.person import Person
@@ -62,6 +72,7 @@ app.command("predict")(predict.predict)
 app.command("classify")(classify.classify)
 app.command("models")(models.list_models)
 app.command("profile")(profile.profile)
+app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compress")(compress.compress)
 app.command("backbones")(pages.list_backbones)

@@ -77,6 +77,22 @@ def draw_boxes(image: Image, boxes_xywh: Sequence[Box], scores: Sequence[float])
     return drawn
 
 
+def label(image: Image, text: str) -> Image:
+    """A copy of the image with words in its upper left corner."""
+    drawn = image.copy()
+    _write(drawn, text, 0, 0, _Pen.for_person(max(image.shape[:2]), image))
+    return drawn
+
+
+def grid(pictures: Sequence[Image], columns: int = 6) -> Image:
+    """Pictures of one size side by side, the last row filled up in grey."""
+    columns = min(columns, len(pictures))
+    missing = -len(pictures) % columns
+    filled = [*pictures, *[np.full_like(pictures[0], 128)] * missing]
+    rows = [np.hstack(filled[i : i + columns]) for i in range(0, len(filled), columns)]
+    return np.asarray(np.vstack(rows), np.uint8)
+
+
 def _draw_skeleton(
     drawn: Image,
     keypoints: npt.NDArray[np.float32],

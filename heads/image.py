@@ -60,6 +60,25 @@ def read_image(path: Path, max_pixels: int | None = None) -> Image:
         raise ImageError(f"{path.name}: {error}") from error
 
 
+def read_mask(path: Path) -> npt.NDArray[np.uint8]:
+    """The number in each pixel of a grey or palette PNG, [H, W]; ImageError for any other file.
+
+    OpenCV would give the colours of a palette instead of its numbers, so Pillow reads masks.
+    """
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as file:
+            if file.format != "PNG" or file.mode not in ("L", "P"):
+                raise ImageError(
+                    f"{path.name} is a {file.format} of mode {file.mode}; a mask is a PNG with one "
+                    "number of 8 bits a pixel (grey or palette)"
+                )
+            return np.array(file)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise ImageError(f"{path.name} cannot be read as a mask: {error}") from error
+
+
 def encode_image(image: Image, kind: ImageFormat = "jpeg", quality: int = 92) -> bytes:
     """An RGB image as the bytes of a file; quality is JPEG's."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else []

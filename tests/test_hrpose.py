@@ -146,6 +146,27 @@ def test_models_lists_every_network(tmp_path: Path) -> None:
     assert models["movenet_multipose"]["task"] == "people"
 
 
+def test_train_makes_what_serves(tmp_path: Path) -> None:
+    """A few steps on drawn people, by the command; the file answers at once."""
+    from training.synthetic import write_dataset
+
+    write_dataset(tmp_path, 3)
+    recipe = (ROOT / "recipes" / "custom.toml", "--data", tmp_path, "--runs", tmp_path / "runs")
+    data = [f"data.{name}=people.json" for name in ("train", "val")]
+    data += [f"data.{name}_images=." for name in ("train", "val")]
+    small = [
+        "name=drawn", "network.backbone={name='mobilenet_v2', options={width_multiplier=0.1}}",
+        "network.input_size=[64, 64]", "network.backbone_init=", "network.init=", "data.weights={}",
+        "optimisation.epochs=1", "optimisation.samples_per_epoch=8", "optimisation.batch=4",
+        "optimisation.workers=0", "optimisation.device=cpu", "optimisation.warmup_steps=1",
+    ]  # fmt: skip
+    changes = [word for change in (*data, *small) for word in ("--set", change)]
+    best = Path(run("train", *recipe, *changes).strip().splitlines()[-1])
+    assert best == tmp_path / "runs" / "drawn" / "best.safetensors"
+    people = hrpose.load(best).predict(hrpose.read_image(STREET), [(326, 174, 71, 197)])
+    assert people[0].keypoints.shape == (17, 3)
+
+
 def test_models_lists_every_backbone_under_each_kind_of_head(tmp_path: Path) -> None:
     run("models", "--all", "--json", tmp_path / "m.json")
     models = {m["name"]: m for m in json.loads((tmp_path / "m.json").read_text())["models"]}

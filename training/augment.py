@@ -81,7 +81,7 @@ class Augmentation:
         if mirrored:
             points = flip_points(points, self.input_size[1], self.skeleton.flip_order)
             weights = weights[list(self.skeleton.flip_order)]
-        view = self._damaged(self._recoloured(view, rng), rng)
+        view = self._damaged(recoloured(view, self.colour, rng), rng)
         return view, np.asarray(points, np.float32), weights
 
     def _half_body(
@@ -97,17 +97,6 @@ class Augmentation:
         start = keypoints[half].mean(axis=0) - size / 2
         return (float(start[0]), float(start[1]), float(size[0]), float(size[1]))
 
-    def _recoloured(self, view: Image, rng: np.random.Generator) -> Image:
-        """Contrast, brightness and each channel moved a little, by one table a channel."""
-        if self.colour == 0:
-            return view
-        levels = np.arange(256, dtype=np.float32)
-        contrast = 1 + self.colour * rng.uniform(-1, 1)
-        gains = contrast * (1 + self.colour / 2 * rng.uniform(-1, 1, 3))
-        offset = 128 * self.colour * rng.uniform(-1, 1)
-        tables = ((levels[:, None] - 128) * gains + 128 + offset).clip(0, 255).astype(np.uint8)
-        return np.stack([tables[view[..., c], c] for c in range(3)], axis=2)
-
     def _damaged(self, view: Image, rng: np.random.Generator) -> Image:
         """Blurred by a random width, and a rectangle of up to 0.4 x 0.4 of the sides made grey.
 
@@ -122,3 +111,15 @@ class Augmentation:
             view = view.copy()
             view[top : top + size[0], left : left + size[1]] = 128
         return view
+
+
+def recoloured(view: Image, colour: float, rng: np.random.Generator) -> Image:
+    """Contrast, brightness and each channel moved by up to `colour`, by one table a channel."""
+    if colour == 0:
+        return view
+    levels = np.arange(256, dtype=np.float32)
+    contrast = 1 + colour * rng.uniform(-1, 1)
+    gains = contrast * (1 + colour / 2 * rng.uniform(-1, 1, 3))
+    offset = 128 * colour * rng.uniform(-1, 1)
+    tables = ((levels[:, None] - 128) * gains + 128 + offset).clip(0, 255).astype(np.uint8)
+    return np.stack([tables[view[..., c], c] for c in range(3)], axis=2)

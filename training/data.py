@@ -146,14 +146,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     chances: [samples], how likely each is drawn, relatively.
     count: so many are drawn; 0: each sample once, in random order.
+    batch, rank, workers: of workers processes each takes its turn of batch samples, so that a step
+        of all of them sees what one process sees with workers times the batch; what does not share
+        out evenly at the end of an epoch is left out.
     skip: so many samples from the start are left out (a resume in the middle of an epoch).
     """
 
-    def __init__(self, chances: FloatArray, count: int, seed: int) -> None:
+    def __init__(
+        self,
+        chances: FloatArray,
+        count: int,
+        seed: int,
+        batch: int = 1,
+        rank: int = 0,
+        workers: int = 1,
+    ) -> None:
         self._chances = chances / chances.sum()
         self._each_once = count == 0
         self._count = count or len(chances)
         self._seed = seed
+        self._batch, self._rank, self._workers = batch, rank, workers
         self.epoch = 0
         self.skip = 0
 
@@ -164,12 +176,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:
             drawn = rng.choice(len(self._chances), self._count, p=self._chances)
         seeds = rng.integers(0, 2**62, self._count)
-        pairs = zip(drawn.tolist(), seeds.tolist(), strict=True)
-        yield from list(pairs)[self.skip :]
+        pairs = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
+        for start, each in self._turns():
+            first = start + self._rank * each
+            yield from pairs[first : first + each]
 
     def __len__(self) -> int:
         # An epoch's last batch may be smaller than the others, which a skip counts as whole.
-        return max(0, self._count - self.skip)
+        return sum(each for _, each in self._turns())
+
+    def _turns(self) -> Iterator[tuple[int, int]]:
+        """Where each step of all processes starts, and how many samples each of them takes."""
+        together = self._batch * self._workers
+        for start in range(self.skip, self._count, together):
+            yield start, min(together, self._count - start) // self._workers
 
 
 def chances_of(samples: list[Sample], by_source: Mapping[str, float]) -> FloatArray:

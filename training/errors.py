@@ -4,6 +4,7 @@ HrposeError
 ├── RecipeError         a recipe that cannot be meant: names the key
 ├── DataError           a data set that cannot be used: names file and entry
 ├── StateError          a run's state file that cannot be written, read, or gone on with
+├── WorkersError        processes of one run that cannot meet
 └── TrainingDiverged    a loss that is no number any more
 """
 
@@ -20,6 +21,10 @@ class DataError(HrposeError):
 
 class StateError(HrposeError):
     """A run's state that cannot be written or read, or that is of another recipe."""
+
+
+class WorkersError(HrposeError):
+    """Processes that are to train one network cannot meet."""
 
 
 class TrainingDiverged(HrposeError):

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from heads.geometry import Alignment, Size
-from heads.skeleton import Skeleton
+from heads.skeleton import COCO_17, Skeleton
 from heads.spec import (
     INPUT_MULTIPLE,
     BackboneSpec,
@@ -26,11 +26,18 @@ from heads.spec import (
     NeckSpec,
     NetworkSpec,
     Normalisation,
+    Task,
+    View,
 )
 from training.errors import RecipeError
+from training.losses import HeatmapLoss, RegionLoss
 
-HEATMAP_HEADS = ("simple", "fuse", "deconv", "pyramid")
-"""Kinds of head whose answer is one heatmap a keypoint."""
+LEARNED: dict[Task, tuple[str, ...]] = {
+    "pose": ("simple", "fuse", "deconv", "pyramid"),
+    "classify": ("classify",),
+    "segment": ("segment", "fpn"),
+}
+"""The kinds of head that are trained, by what they learn."""
 
 
 class _Part(BaseModel):
@@ -41,7 +48,7 @@ class Network(_Part):
     """What is trained.
 
     alignment: `udp`, or `legacy` to repeat the official runs (see `heads.geometry`).
-    init: a checkpoint of the same network to start from.
+    init: the same network to start from: a name of `hrpose models`, or a file, ours or public.
     init_without: how the names of those of its tensors start which this network does not have.
     backbone_init: a public file, ImageNet's for example, whose backbone is started from.
     """
@@ -67,24 +74,30 @@ class Network(_Part):
 
     @field_validator("head")
     @classmethod
-    def _makes_heatmaps(cls, head: HeadSpec) -> HeadSpec:
-        if head.kind not in HEATMAP_HEADS:
-            raise ValueError(f"trained are {', '.join(HEATMAP_HEADS)}; got {head.kind}")
+    def _can_be_trained(cls, head: HeadSpec) -> HeadSpec:
+        kinds = [kind for kinds in LEARNED.values() for kind in kinds]
+        if head.kind not in kinds:
+            raise ValueError(f"trained are {', '.join(kinds)}; got {head.kind}")
         return head
 
 
 class Data(_Part):
-    """COCO keypoint files and their images, relative to the data folder.
+    """What is learned from, relative to the data folder.
 
     root: the data folder, where the command line names none.
+    train, val: COCO keypoint files (pose); folders with a folder of photographs for each class
+        (classify); folders of masks, PNGs with the class of each pixel (segment).
+    train_images, val_images: the photographs of keypoint files and masks.
+    classes: of masks, by number.
     weights: how often samples of a source are drawn, relatively.
     """
 
     root: str = ""
     train: str
-    train_images: str
+    train_images: str = ""
     val: str
-    val_images: str
+    val_images: str = ""
+    classes: tuple[str, ...] = ()
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     description: str = ""
 
@@ -102,15 +115,41 @@ class Views(_Part):
     dropout: float = Field(default=0.0, ge=0, le=1)
 
 
+class ImageViews(_Part):
+    """Augmentation of classified photographs, by torchvision.
+
+    smallest: share of a photograph's area that a view shows at least (arXiv:1409.4842).
+    policy: `auto` is AutoAugment for ImageNet (arXiv:1805.09501), `trivial` TrivialAugment
+        (arXiv:2103.10158).
+    mixup, cutmix: alpha of arXiv:1710.09412 and arXiv:1905.04899; with both, either by chance.
+    """
+
+    smallest: float = Field(default=0.08, gt=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    policy: Literal["none", "trivial", "auto"] = "none"
+    erasing: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+
+
 class Optimisation(_Part):
     """How it is trained. A step's learning rate rises in a line for warmup_steps, then falls.
 
     samples_per_epoch: drawn by data.weights; 0: every sample once, in random order.
     schedule: `cosine` falls to a hundredth at the end; `step` to a tenth after each epoch of
         milestones, as in the official code.
-    optimizer: `adamw` takes weight decay off the weights, `adam` adds it to the gradient.
-    clip_norm: longest gradient that a step follows; 0: any.  foreground: see heatmap_mae.
+    batch: samples that a process sees at once; accumulate: so many batches make a step.
+    rate_is_for: the samples of a step that learning_rate is meant for; the rate grows with those
+        there are, over all processes. 0: it is taken as it stands.
+    optimizer: `adamw` takes weight decay off the weights, `adam` adds it to the gradient, `sgd` has
+        momentum 0.9.
+    clip_norm: longest gradient that a step follows; 0: any.
+    loss, foreground, hardest: of heatmaps, see `training.losses.heatmap_loss`.
+    label_smoothing: of classes (arXiv:1512.00567, section 7).
+    region_loss: of class maps, see `training.losses.region_loss`.
     ema: decay of the averaged weights, which are what is kept; 0: they are the last step's.
+    precision: what the network computes in while it is trained; fp16 scales its gradients.
+    compile: by torch.compile: minutes at the start, less time a step.
     device: `cpu`, `cuda`, `cuda:1`.  workers: processes that make samples; 0: none but this one.
     threads: of the processor; 0: as many as it has. Beside other work fewer are faster, because
         threads wait for the slowest.
@@ -119,17 +158,23 @@ class Optimisation(_Part):
     epochs: PositiveInt
     samples_per_epoch: int = Field(default=0, ge=0)
     batch: PositiveInt = 32
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    accumulate: PositiveInt = 1
+    rate_is_for: int = Field(default=0, ge=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=200, ge=0)
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[PositiveInt, ...] = ()
     clip_norm: float = Field(default=1.0, ge=0)
-    loss: Literal["mse", "mae"] = "mse"
+    loss: HeatmapLoss = "mse"
     foreground: float = Field(default=0.0, ge=0)
+    hardest: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    region_loss: RegionLoss = "cross_entropy"
     ema: float = Field(default=0.999, ge=0, lt=1)
-    bf16: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    compile: bool = False
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=0, ge=0)
@@ -140,9 +185,33 @@ class Optimisation(_Part):
     def _consistent(self) -> Self:
         if bool(self.milestones) != (self.schedule == "step"):
             raise ValueError("milestones belong to schedule step, and to it alone")
-        if self.foreground and self.loss != "mae":
-            raise ValueError(f"foreground belongs to loss mae; got loss {self.loss}")
+        if self.foreground and self.loss == "mse":
+            raise ValueError(f"foreground belongs to losses mae and smooth_l1; got {self.loss}")
         return self
+
+
+class Teacher(_Part):
+    """Distillation; see `training.teacher`.
+
+    network: a name of `hrpose models` or a checkpoint.
+    weight: share of the loss against the teacher's heatmaps, the rest is against the labels.
+    """
+
+    network: str
+    weight: float = Field(default=0.5, gt=0, le=1)
+
+
+class Watch(_Part):
+    """What a run leaves to look at.
+
+    log_every: steps.  keep: so many states, the newest and those before.
+    pictures_every: epochs; 0: never.
+    """
+
+    log_every: PositiveInt = 50
+    keep: PositiveInt = 2
+    pictures_every: int = Field(default=0, ge=0)
+    tensorboard: bool = False
 
 
 class Recipe(_Part):
@@ -152,19 +221,32 @@ class Recipe(_Part):
     network: Network
     data: Data
     views: Views = Views()
+    image_views: ImageViews = ImageViews()
     optimisation: Optimisation
+    teacher: Teacher | None = None
+    watch: Watch = Watch()
+
+    @property
+    def task(self) -> Task:
+        """What is learned, which the head decides."""
+        return next(task for task, kinds in LEARNED.items() if self.network.head.kind in kinds)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.task == "segment" and len(self.data.classes) < 2:
+            raise ValueError("masks need data.classes: the names of their numbers, in order")
+        if self.task != "classify" and not (self.data.train_images and self.data.val_images):
+            raise ValueError("data.train_images and data.val_images say where photographs are")
         if self.data.weights and not self.optimisation.samples_per_epoch:
             raise ValueError("data.weights need optimisation.samples_per_epoch: how many are drawn")
         return self
 
-    def spec(self, skeleton: Skeleton) -> NetworkSpec:
-        """The description of the network that the run makes."""
+    def spec(self, *, skeleton: Skeleton = COCO_17, classes: tuple[str, ...] = ()) -> NetworkSpec:
+        """The description of the network that the run makes; what it answers in is the data's."""
+        height, width = self.network.input_size
         return NetworkSpec(
             name=self.name,
-            task="pose",
+            task=self.task,
             backbone=self.network.backbone,
             head=self.network.head,
             neck=self.network.neck,
@@ -172,8 +254,11 @@ class Recipe(_Part):
             normalisation=self.network.normalisation,
             alignment=self.network.alignment,
             codec=self.network.codec,
+            view=View(short_side=min(height, width), max_long=2 * max(height, width)),
+            center_share=0.875 if self.task == "classify" else 1.0,
             threshold=self.network.threshold,
             skeleton=skeleton,
+            classes=classes,
         )
 
 

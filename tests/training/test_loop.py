@@ -21,8 +21,9 @@ from heads.spec import NetworkSpec
 from models.errors import HrposeError, WeightsError
 from training import loop
 from training.errors import StateError, TrainingDiverged
-from training.loop import make_optimizer, rate, train
+from training.loop import train
 from training.recipe import Optimisation, Recipe, read_recipe
+from training.schedule import make_optimizer, rate
 from training.synthetic import write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,14 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(data: Path, tmp_pat
     )
     kept = json.loads(read_spec(tmp_path / "again" / "tiny" / "best.safetensors").provenance.recipe)
     assert kept["network"]["init"] == "best.safetensors"  # folders of this machine stay here
+    torch.save(before, tmp_path / "public.pth")
+    public = f"network.init={tmp_path / 'public.pth'}"
+    other = load_checkpoint(train(recipe_of(data, public, still), data, tmp_path / "pth"))[1]
+    assert all(
+        torch.allclose(before[k], other[k], atol=1e-6) for k in before if k.endswith("weight")
+    )
+    with pytest.raises(HrposeError, match="no network called 'nobody'"):
+        train(recipe_of(data, "network.init=nobody"), data, tmp_path / "none")
     backbone = {k: v for k, v in before.items() if k.startswith("backbone.")}
     torch.save(backbone, tmp_path / "backbone.pth")
     change = f"network.backbone_init={tmp_path / 'backbone.pth'}"
@@ -222,7 +231,7 @@ def test_a_short_run_learns_where_drawn_people_have_their_keypoints(
             for k in ("scale", "rotation_deg", "shift", "flip", "half_body", "colour")
         ),
         *(f"optimisation.{c}" for c in ("samples_per_epoch=800", "batch=8", "warmup_steps=10")),
-        *(f"optimisation.{c}" for c in ("learning_rate=3e-3", "ema=0.9", "bf16=false")),
+        *(f"optimisation.{c}" for c in ("learning_rate=3e-3", "ema=0.9", "precision=fp32")),
     ]
     train(recipe_of(data, *changes), data, tmp_path)
     last = log_of(tmp_path)[-1]
@@ -303,16 +312,14 @@ STILL = [
 ]
 
 
-def test_three_people_are_learnt_to_a_tenth_of_the_loss(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+def test_three_people_are_learnt_to_a_tenth_of_the_loss(data: Path, tmp_path: Path) -> None:
     changes = [
+        "watch.log_every=1",
         "network.backbone.options.width_multiplier=0.25",
         "network.head.channels=32",
         "optimisation.samples_per_epoch=480",
         "optimisation.learning_rate=3e-3",
-        "optimisation.bf16=false",
+        "optimisation.precision=fp32",
     ]
     train(recipe_of(data, *STILL, *changes), data, tmp_path)
     losses = [line["loss"] for line in log_of(tmp_path) if "loss" in line]

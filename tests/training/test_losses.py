@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses import heatmap_mae, heatmap_mse
+from training.losses import heatmap_loss, heatmap_mae, heatmap_mse
 
 PREDICTED = torch.tensor([[[[0.5, 0.0]], [[1.0, 1.0]]]])  # [1, 2, 1, 2]
 TARGET = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
@@ -63,3 +63,21 @@ def test_in_doubt_weighted_mae_answers_every_place() -> None:
     torch.testing.assert_close(best_answer("mae", 10.0), everywhere, atol=0.02, rtol=0)
     nothing = best_answer("mae", 0.5)
     torch.testing.assert_close(nothing, torch.zeros(6), atol=0.02, rtol=0)
+
+
+def test_smooth_l1_is_a_square_near_and_a_line_far() -> None:
+    target = torch.zeros(1, 1, 1, 2)
+    near = heatmap_loss("smooth_l1", torch.full((1, 1, 1, 2), 0.05), target, torch.ones(1, 1))
+    far = heatmap_loss("smooth_l1", torch.full((1, 1, 1, 2), 1.0), target, torch.ones(1, 1))
+    assert float(near) == pytest.approx(0.5 * 0.05**2 / 0.1)
+    assert float(far) == pytest.approx(1.0 - 0.05)
+
+
+def test_only_the_hardest_keypoints_count() -> None:
+    predicted = torch.tensor([[0.1, 0.5, 0.9, 1.0]]).view(1, 4, 1, 1)
+    weights = torch.tensor([[1.0, 1.0, 1.0, 0.0]])  # the last is not labelled, so never hard
+    target = torch.zeros_like(predicted)
+    two = heatmap_loss("mse", predicted, target, weights, hardest=2)
+    assert float(two) == pytest.approx((0.81 + 0.25) / 2)
+    more = heatmap_loss("mse", predicted, target, weights, hardest=9)
+    assert float(more) == pytest.approx((0.01 + 0.25 + 0.81) / 4)

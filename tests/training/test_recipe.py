@@ -1,5 +1,6 @@
 """Recipes: the ones that ship can be meant, and what cannot be meant is refused by its key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,43 @@ SMALL = ROOT / "recipes" / "hrnet_w18_small.toml"
 def test_a_shipped_recipe_describes_a_network(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name == path.stem
-    spec = recipe.spec(COCO_17)
+    classes = recipe.data.classes or ("a", "b")
+    spec = recipe.spec(skeleton=COCO_17, classes=() if recipe.task == "pose" else classes)
+    assert spec.task == recipe.task
     assert spec.heatmap_size == (spec.input_size[0] // 4, spec.input_size[1] // 4)
     build(spec)
     Augmentation(COCO_17, spec.input_size, spec.alignment, **recipe.views.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("hrnet_w32_coco_256x192", "hrnet/w32_256x192_adam_lr1e-3"),
+        ("hrnet_w32_coco_384x288", "hrnet/w32_384x288_adam_lr1e-3"),
+        ("hrnet_w48_coco_256x192", "hrnet/w48_256x192_adam_lr1e-3"),
+        ("hrnet_w48_coco_384x288", "hrnet/w48_384x288_adam_lr1e-3"),
+        ("resnet50_coco_256x192", "resnet/res50_256x192_d256x3_adam_lr1e-3"),
+    ],
+)
+def test_a_recipe_says_what_was_published(shared: Path, name: str, published: str) -> None:
+    facts = json.loads((shared / "checkpoints" / "published.json").read_text())["recipes"]
+    official = facts[f"dhr/coco/{published}"]
+    recipe = read_recipe(ROOT / "recipes" / f"{name}.toml")
+    network, views, how = recipe.network, recipe.views, recipe.optimisation
+    assert list(network.input_size[::-1]) == official["input_wh"]
+    assert network.codec.sigma == official["sigma"]
+    assert network.backbone_init == official["pretrained"]
+    assert (network.normalisation.channel_order == "rgb") == official["color_rgb"]
+    assert network.alignment == "legacy"
+    # Of the official factors the spread of the turn is the number, the limit twice that.
+    assert views.rotation_deg == 2 * official["rotation_factor"]
+    assert views.scale == official["scale_factor"]
+    assert views.half_body == official["half_body_prob"]
+    assert how.epochs == official["epochs"]
+    assert list(how.milestones) == official["lr_steps"]
+    assert (how.optimizer, how.learning_rate) == (official["optimizer"], official["lr"])
+    gpus = official["gpus_in_config"].count(",") + 1
+    assert how.batch * how.accumulate == official["batch_per_gpu"] * gpus
 
 
 def test_the_first_stage_starts_from_weights_that_ship() -> None:
@@ -49,7 +83,7 @@ def test_a_change_keeps_its_type() -> None:
         SMALL,
         [
             "optimisation.learning_rate=5e-4",
-            "optimisation.bf16=false",
+            "optimisation.precision=fp32",
             "network.input_size=[64, 64]",
             "network.codec.sigma=1.5",  # a table that the file does not have
             "network.init=runs/other/best.safetensors",  # text without quotes
@@ -58,13 +92,13 @@ def test_a_change_keeps_its_type() -> None:
         ],
     )  # fmt: skip
     assert recipe.optimisation.learning_rate == 5e-4
-    assert recipe.optimisation.bf16 is False
+    assert recipe.optimisation.precision == "fp32"
     assert recipe.network.input_size == (64, 64)
     assert recipe.network.codec.sigma == 1.5
     assert recipe.network.init == "runs/other/best.safetensors"
     assert recipe.data.weights == {"coco": 2.0}
     assert recipe.name == "try_2"
-    assert recipe.spec(COCO_17).codec.sigma == 1.5
+    assert recipe.spec(skeleton=COCO_17).codec.sigma == 1.5
 
 
 def test_of_two_changes_the_later_one_counts() -> None:
@@ -82,7 +116,7 @@ def test_of_two_changes_the_later_one_counts() -> None:
         ("optimisation.ema=1.0", "optimisation.ema"),
         ("optimisation.lr=0.1", "optimisation.lr"),
         ("network.input_size=[100, 96]", "network.input_size"),
-        ("network.head={ kind = 'classify' }", "network.head"),
+        ("network.head={ kind = 'center' }", "network.head"),
         ("data.weights.coco=-1", "data.weights.coco"),
         ("data.weights.coco=0", "data.weights.coco"),
         ("views.rotation_deg=200", "views.rotation_deg"),

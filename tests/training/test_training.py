@@ -45,7 +45,7 @@ batch = 4
 learning_rate = 2e-3
 warmup_steps = 5
 ema = 0.9
-bf16 = false
+precision = "fp32"
 """
 
 

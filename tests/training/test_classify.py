@@ -1,0 +1,130 @@
+"""Learning classes of photographs: two kinds of drawings, told apart after a few steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heads.checkpoint import read_spec
+from heads.image import encode_image
+from heads.load import load
+from service.inference.engine import Engine
+from service.inference.job import Job
+from training.classify import PhotoDataset, read_folders
+from training.errors import DataError
+from training.loop import train
+from training.recipe import ImageViews, Recipe, read_recipe
+
+RECIPE = """
+name = "shapes"
+[network]
+backbone = { name = "mobilenet_v2", options = { width_multiplier = 0.25 } }
+head = { kind = "classify" }
+input_size = [32, 32]
+[data]
+train = "train"
+val = "val"
+[image_views]
+smallest = 0.5
+[optimisation]
+epochs = 2
+samples_per_epoch = 1200
+batch = 16
+learning_rate = 5e-3
+warmup_steps = 2
+ema = 0.8
+precision = "fp32"
+threads = 1
+[watch]
+pictures_every = 2
+"""
+
+
+def write_shapes(folder: Path, count: int, seed: int) -> None:
+    """Horizontal and vertical stripes in random colours."""
+    rng = np.random.default_rng(seed)
+    for name in ("across", "upright"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            stripes = rng.integers(0, 256, (6, 1, 3), np.uint8).repeat(8, axis=0).repeat(48, axis=1)
+            image = stripes if name == "across" else stripes.transpose(1, 0, 2)
+            data = encode_image(np.ascontiguousarray(image), "png")
+            (folder / name / f"{i}.png").write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder / "train", 20, 0)
+    write_shapes(folder / "val", 10, 1)
+    (folder / "shapes.toml").write_text(RECIPE)
+    return folder
+
+
+def recipe_of(data: Path, *changes: str) -> Recipe:
+    return read_recipe(data / "shapes.toml", changes)
+
+
+def test_a_run_learns_classes_and_the_server_answers_with_them(data: Path, tmp_path: Path) -> None:
+    best = train(recipe_of(data), data, tmp_path)
+    spec = read_spec(best)
+    assert spec.classes == ("across", "upright")
+    assert spec.provenance.scores["top1, one crop"] >= 0.9
+    assert (tmp_path / "shapes" / "pictures" / "epoch_002.jpg").is_file()
+    engine = Engine(model=str(best))
+    right = []
+    for name in spec.classes:
+        for path in sorted((data / "val" / name).iterdir()):
+            found = engine.classify(path.read_bytes(), "shapes", 1, Job()).classes[0].name
+            right.append(found == name)
+    engine.close()
+    assert np.mean(right) == spec.provenance.scores["top1, one crop"]
+
+
+def test_mixing_smoothing_and_policies_train_too(data: Path, tmp_path: Path) -> None:
+    changes = [
+        "image_views.mixup=0.2",
+        "image_views.cutmix=1.0",
+        "image_views.policy=trivial",
+        "image_views.erasing=0.2",
+        "optimisation.label_smoothing=0.1",
+        "optimisation.optimizer=sgd",
+        "optimisation.epochs=1",
+        "optimisation.samples_per_epoch=320",
+        "watch.log_every=1",
+    ]
+    train(recipe_of(data, *changes), data, tmp_path)
+    lines = [
+        json.loads(line) for line in (tmp_path / "shapes" / "log.jsonl").read_text().splitlines()
+    ]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 20
+    assert all(np.isfinite(losses))
+    assert load(tmp_path / "shapes" / "best.safetensors").spec.task == "classify"
+
+
+def test_a_view_is_the_same_for_the_same_seed(data: Path) -> None:
+    photos, _ = read_folders(data / "train")
+    samples = PhotoDataset(photos, (32, 32), ImageViews(policy="auto"))
+    before = torch.get_rng_state()
+    first, again, other = samples[3, 7], samples[3, 7], samples[3, 8]
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(torch.get_rng_state(), before)  # the run's own numbers are left alone
+    assert first[0].shape == (32, 32, 3)
+    assert first[0].dtype == torch.uint8
+
+
+def test_folders_that_cannot_be_learned_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder nowhere"):
+        read_folders(tmp_path / "nowhere")
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"one/only has no photographs"):
+        read_folders(tmp_path / "one")
+    write_shapes(tmp_path / "val", 1, 0)
+    (tmp_path / "val" / "across").rename(tmp_path / "val" / "along")
+    (tmp_path / "train").symlink_to(data / "train")
+    with pytest.raises(DataError, match=r"train and val differ in \['across', 'along'\]"):
+        train(recipe_of(data), tmp_path, tmp_path / "runs")

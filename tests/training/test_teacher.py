@@ -1,0 +1,112 @@
+"""Distillation: what a teacher says, and that a student learns it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from heads.checkpoint import save_checkpoint
+from heads.load import load
+from heads.network import build, input_tensor
+from heads.skeleton import Skeleton
+from heads.spec import NetworkSpec, default_spec
+from training.errors import RecipeError
+from training.loop import train
+from training.recipe import read_recipe
+from training.synthetic import write_dataset
+from training.teacher import Teacher
+
+CPU = torch.device("cpu")
+
+
+def spec_of(size: tuple[int, int]) -> NetworkSpec:
+    spec = default_spec("mobilenet_v2+simple", input_size=size)
+    backbone = spec.backbone.model_copy(update={"options": {"width_multiplier": 0.1}})
+    return spec.model_copy(update={"backbone": backbone})
+
+
+@pytest.fixture
+def teacher_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    spec = spec_of((64, 64))
+    save_checkpoint(tmp_path / "teacher.safetensors", spec, build(spec).state_dict())
+    return tmp_path / "teacher.safetensors"
+
+
+def views(height: int, width: int) -> Tensor:
+    smooth = np.random.default_rng(0).integers(0, 256, (2, height // 8, width // 8, 3), np.uint8)
+    return torch.from_numpy(smooth.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def test_a_teacher_answers_as_it_would_alone(teacher_file: Path) -> None:
+    network = load(teacher_file)
+    images = views(64, 64)
+    with torch.inference_mode():
+        alone = network(input_tensor(network.spec, images))
+    assert isinstance(alone, Tensor)
+    said = Teacher(str(teacher_file), network.spec, CPU).heatmaps(images)
+    assert (said - alone).abs().max() <= 0.05 * alone.std()  # it computes in bfloat16
+    said.requires_grad_()  # it may meet autograd
+
+
+def test_a_teacher_of_another_size_answers_at_the_students(teacher_file: Path) -> None:
+    said = Teacher(str(teacher_file), spec_of((128, 96)), CPU).heatmaps(views(128, 96))
+    assert said.shape == (2, 17, 32, 24)
+
+
+def test_a_center_network_teaches_with_its_heatmaps() -> None:
+    said = Teacher("movenet_thunder", spec_of((128, 96)), CPU).heatmaps(views(128, 96))
+    assert said.shape == (2, 17, 32, 24)
+    assert 0 <= said.min() < said.max() <= 1
+
+
+def test_a_teacher_of_other_keypoints_is_refused(teacher_file: Path) -> None:
+    hand = Skeleton(name="hand", keypoints=("wrist", "tip"))
+    student = spec_of((64, 64)).model_copy(update={"skeleton": hand})
+    with pytest.raises(RecipeError, match="answers other keypoints"):
+        Teacher(str(teacher_file), student, CPU)
+    with pytest.raises(RecipeError, match="answers other keypoints"):
+        Teacher("efficientnet_lite0", student, CPU)
+
+
+RECIPE = """
+name = "tiny"
+[network]
+backbone = {{ name = "mobilenet_v2", options = {{ width_multiplier = 0.1 }} }}
+head = {{ kind = "simple" }}
+input_size = [64, 64]
+init = "{teacher}"
+[data]
+train = "people.json"
+train_images = "."
+val = "people.json"
+val_images = "."
+[optimisation]
+epochs = 1
+samples_per_epoch = 4
+batch = 4
+threads = 1
+precision = "fp32"
+[teacher]
+network = "{teacher}"
+weight = 1.0
+[watch]
+log_every = 1
+"""
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    """Its norms in training mode are of the batch, so a little is left."""
+    write_dataset(tmp_path, 3)
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(teacher=teacher_file))
+    losses = []
+    for changes in ((), ("network.init=", "optimisation.seed=5")):
+        recipe = read_recipe(tmp_path / "tiny.toml", changes)
+        train(recipe, tmp_path, tmp_path / f"runs{len(changes)}")
+        line = (tmp_path / f"runs{len(changes)}" / "tiny" / "log.jsonl").read_text().splitlines()[0]
+        losses.append(float(line.split('"loss": ')[1].split(",")[0]))
+    assert losses[0] < losses[1]

@@ -1,0 +1,70 @@
+"""What a run says while it goes: a line of the terminal, log.jsonl, TensorBoard, pictures."""
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from heads.image import Image, encode_image
+from training.errors import RecipeError
+from training.state import Progress
+
+
+class Log:
+    """The log of one run, in its folder.
+
+    tensorboard: also writes events for TensorBoard, in the folder `tensorboard`.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self._folder = folder
+        self._events: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise RecipeError(
+                    "watch.tensorboard needs the package tensorboard: pip install hrpose[train]"
+                ) from error
+            self._events = SummaryWriter(folder / "tensorboard")
+
+    def write(self, progress: Progress, **values: float | str) -> None:
+        """One line of log.jsonl; numbers also for TensorBoard, over the samples seen."""
+        line = asdict(progress) | {"time": round(time.time(), 1)} | values
+        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                if not isinstance(value, str):
+                    self._events.add_scalar(name, value, progress.crops)
+            self._events.flush()
+
+    def picture(self, progress: Progress, image: Image) -> None:
+        """A picture of the epoch that was just done, as a JPEG in the folder `pictures`."""
+        folder = self._folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"epoch_{progress.epoch:03}.jpg"
+        path.write_bytes(encode_image(image, "jpeg"))
+        if self._events is not None:
+            self._events.add_image("validation", image, progress.crops, dataformats="HWC")
+
+
+def bar(progress: Progress, epochs: int, steps: int, shown: bool) -> ProgressBar:
+    """An epoch as a line of the terminal; nothing where there is none."""
+    line = ProgressBar(
+        TextColumn("epoch {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.5f}  {task.fields[crops_per_s]:.0f} crops/s"),
+        TimeRemainingColumn(),
+        disable=not (shown and sys.stdout.isatty()),
+    )
+    name = f"{progress.epoch + 1}/{epochs}"
+    line.add_task(name, total=steps, completed=progress.step, loss=math.nan, crops_per_s=0.0)
+    return line

@@ -1,0 +1,149 @@
+"""Learning heatmaps of keypoints on crops of one person."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heads.draw import draw_people, grid
+from heads.geometry import flip_heatmaps
+from heads.image import Image, read_image, warp
+from heads.network import Maps, Network, input_tensor
+from heads.person import Person, person_score
+from heads.skeleton import Skeleton
+from heads.spec import NetworkSpec
+from training.augment import Augmentation
+from training.data import PoseDataset, chances_of, check_images, read_samples
+from training.errors import DataError
+from training.evaluate import Box, Scores, load_annotations, predict_all, score
+from training.losses import heatmap_loss, heatmap_mse
+from training.recipe import Recipe
+from training.task import Measured
+from training.teacher import Teacher
+
+PICTURES = 12
+
+
+class PoseTask:
+    """COCO keypoint files in, AP of annotated boxes out; see `training.task.Task`."""
+
+    measure = "ap"
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        where = recipe.data
+        self._annotations, self._images = data / where.val, data / where.val_images
+        people, skeleton = read_samples(data / where.train, data / where.train_images)
+        check_images(people)
+        _check_validation(self._annotations, self._images, skeleton)
+        self.spec = recipe.spec(skeleton=skeleton)
+        views = Augmentation(
+            skeleton, self.spec.input_size, self.spec.alignment, **recipe.views.model_dump()
+        )
+        self.samples = PoseDataset(people, self.spec.heatmap_codec(), views)
+        self.chances = chances_of(people, where.weights)
+        self._how, self._teaching = recipe.optimisation, recipe.teacher
+        self._teacher: Teacher | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Loads the teacher there, where the recipe names one."""
+        if self._teaching is not None:
+            self._teacher = Teacher(self._teaching.network, self.spec, device)
+
+    def prepare(self, x: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Nothing is mixed: two people in one crop are two answers."""
+        return x, targets
+
+    def loss(self, answer: Maps, images: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Of heatmaps [N, K, h, w] against those of the labels, and of the teacher."""
+        assert isinstance(answer, Tensor)
+        predicted, (heatmaps, weights) = answer.float(), targets
+        how = self._how
+        loss = heatmap_loss(how.loss, predicted, heatmaps, weights, how.foreground, how.hardest)
+        if self._teacher is None or self._teaching is None:
+            return loss
+        soft = self._teacher.heatmaps(images)
+        share = self._teaching.weight
+        return (1 - share) * loss + share * heatmap_mse(predicted, soft, torch.ones_like(weights))
+
+    def validate(self, network: Network) -> Measured:
+        """AP and PCK with annotated boxes and flip test."""
+        scores = validate(network, self.spec, self._annotations, self._images)
+        return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
+
+    def published(self, measured: Measured) -> dict[str, float]:
+        """AP and PCK, rounded."""
+        return {
+            "AP, annotated boxes, flip test": round(float(measured["ap"]), 4),
+            "PCK@0.2": round(float(measured["pck"]), 4),
+        }
+
+    def picture(self, network: Network) -> Image:
+        """Twelve people of the validation data, each on its crop with the keypoints found."""
+        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
+        files = {image["id"]: self._images / image["file_name"] for image in truth.images}
+        people = [p for image in truth.images for p in truth.people(image["id"])]
+        chosen = people[:: max(1, len(people) // PICTURES)][:PICTURES]
+        crops = [self.spec.crop(tuple(person["bbox"])) for person in chosen]
+        views = np.stack(
+            [
+                warp(read_image(files[person["image_id"]]), crop)
+                for person, crop in zip(chosen, crops, strict=True)
+            ]
+        )
+        points, scores = _found(network, self.spec, views)
+        height, width = self.spec.input_size
+        drawn = [
+            draw_people(view, [_person(p, s, (0.0, 0.0, width, height))], self.spec.skeleton)
+            for view, p, s in zip(views, points, scores, strict=True)
+        ]
+        return grid(drawn)
+
+
+def validate(network: Network, spec: NetworkSpec, annotations: Path, images: Path) -> Scores:
+    """AP and PCK with annotated boxes, each crop looked at twice (flip test)."""
+
+    def predict(image: Image, boxes: Any) -> list[Person]:
+        crops = [spec.crop(box) for box in boxes]
+        found = _found(network, spec, np.stack([warp(image, crop) for crop in crops]))
+        return [
+            _person(crop.to_image(p), s, b)
+            for crop, p, s, b in zip(crops, *found, boxes, strict=True)
+        ]
+
+    truth = load_annotations(annotations, skeleton=spec.skeleton)
+    results = predict_all(truth, images, predict, "gt")
+    return score(truth, results, model=spec.name, boxes="annotated boxes, flip test")
+
+
+def _found(network: Network, spec: NetworkSpec, views: Image) -> tuple[Any, Any]:
+    """Keypoints [N, K, 2] in crops [N, H, W, 3], and scores [N, K], with the flip test."""
+    network.eval()
+    device = next(network.parameters()).device
+    both = np.concatenate([views, views[:, :, ::-1]])
+    with torch.inference_mode():
+        maps = network(input_tensor(spec, torch.from_numpy(both).to(device)))
+    assert isinstance(maps, Tensor)
+    heatmaps = maps.float().cpu().numpy()
+    back = flip_heatmaps(heatmaps[len(views) :], spec.skeleton.flip_order, spec.alignment)
+    mean = np.asarray((heatmaps[: len(views)] + back) / 2, np.float32)
+    return spec.heatmap_codec().decode(mean)
+
+
+def _person(points: Any, scores: Any, box: Box) -> Person:
+    keypoints = np.column_stack([points, scores.clip(0, 1)]).astype(np.float32)
+    return Person(keypoints, person_score(keypoints, None), box)
+
+
+def _check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> None:
+    """Finds before the first step what would else end the run after its first epoch."""
+    truth = load_annotations(annotations)
+    if truth.skeleton.keypoints != skeleton.keypoints:
+        raise DataError(f"{annotations.name} has other keypoints than the training data")
+    missing = sorted(
+        i["file_name"] for i in truth.images if not (images / i["file_name"]).is_file()
+    )
+    if missing:
+        raise DataError(f"{annotations.name}: no photographs {', '.join(missing[:5])}")
