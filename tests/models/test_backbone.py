@@ -55,7 +55,13 @@ def test_every_variant_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "strides"),
     [(name, strides) for name in SMALLEST for strides in SUBSETS]
-    + [(name, (4,)) for name in list_backbones() if name not in SMALLEST],
+    + [(name, (4,)) for name in list_backbones() if name not in SMALLEST]
+    + [
+        pytest.param(name, (stride,), marks=pytest.mark.slow)
+        for name in list_backbones()
+        if name not in SMALLEST
+        for stride in facts(name).strides[1:]
+    ],
     ids=str,
 )
 def test_fewer_strides_build_a_part_of_the_whole(name: str, strides: tuple[int, ...]) -> None:
