@@ -50,6 +50,7 @@ parity: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_training
 
 # The page is tested in a real browser; Debian and Ubuntu carry one.
 browser:

@@ -1,0 +1,183 @@
+"""`make bench`, training: our loop against the plain way, and the data beside the network.
+
+The plain way is the shape of the official HRNet repository's loop, written anew: one target after
+another in Python, planes of float32 (NCHW), no reduced precision, a loss for each keypoint in turn,
+Adam as it comes. Both see the same crops of the photographs in docs/ and update all weights.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.utils.data import DataLoader
+
+from heads.geometry import Crop
+from heads.image import read_image
+from heads.network import build
+from heads.skeleton import COCO_17
+from heads.spec import NetworkSpec, default_spec
+from tests.conftest import ROOT
+from training.augment import Augmentation
+from training.data import EpochSampler, PoseDataset, Sample
+from training.loop import _backward, _step
+from training.pose import PoseTask
+from training.recipe import Optimisation
+from training.schedule import make_optimizer
+
+PHOTOS = ("street", "keeper", "skateboard", "mirror")
+NETWORKS = (("hrnet_w18_small+simple", 16, 6), ("hrnet_w32+simple", 4, 3))
+"""Each with its batch, and the batches of a round."""
+
+ROUNDS = 3
+PEOPLE = 64
+
+
+def people() -> list[Sample]:
+    """Boxes and keypoints anywhere in real photographs: what they show does not matter here."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(PEOPLE):
+        path = ROOT / "docs" / f"{PHOTOS[i % len(PHOTOS)]}.jpg"
+        height, width = read_image(path).shape[:2]
+        size = rng.uniform(0.3, 0.8) * height
+        left, top = rng.uniform(0, width - 0.5 * size), rng.uniform(0, height - size)
+        box = (float(left), float(top), float(0.5 * size), float(size))
+        points = rng.uniform((left, top), (left + 0.5 * size, top + size), (17, 2))
+        samples.append(Sample(path, box, points.astype(np.float32), np.ones(17, np.float32), ""))
+    return samples
+
+
+class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """A crop, then one keypoint's target after another."""
+
+    def __init__(self, samples: list[Sample], spec: NetworkSpec) -> None:
+        self._samples = samples
+        self._spec = spec
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised float32 [3, H, W], heatmaps [K, h, w], weights [K]."""
+        sample, spec = self._samples[index], self._spec
+        crop = Crop.around(sample.box_xywh, spec.input_size)
+        height, width = spec.input_size
+        view = cv2.warpAffine(read_image(sample.path), crop.matrix, (width, height))
+        image = torch.from_numpy(view.transpose(2, 0, 1).copy()).float() / 255
+        mean, std = (
+            torch.tensor(v)[:, None, None]
+            for v in (spec.normalisation.mean, spec.normalisation.std)
+        )
+        rows, columns = spec.heatmap_size
+        targets = np.zeros((17, rows, columns), np.float32)
+        for k, (x, y) in enumerate(crop.to_input(sample.keypoints) / 4):
+            for row in range(max(0, int(y) - 6), min(rows, int(y) + 7)):
+                for column in range(max(0, int(x) - 6), min(columns, int(x) + 7)):
+                    squared = (column - x) ** 2 + (row - y) ** 2
+                    targets[k, row, column] = np.exp(-squared / (2 * spec.codec.sigma**2))
+        return (image - mean) / std, torch.from_numpy(targets), torch.from_numpy(sample.weights)
+
+
+def plain_loop(spec: NetworkSpec, samples: list[Sample], batch: int) -> Callable[[int], None]:
+    """A function that does so many steps."""
+    network = build(spec).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    loader = cycle(DataLoader(PlainDataset(samples, spec), batch, shuffle=True))
+    criterion = nn.MSELoss()
+
+    def steps(count: int) -> None:
+        for images, targets, weights in islice(loader, count):
+            predicted = network(images)
+            losses = [
+                criterion(
+                    predicted[:, k] * weights[:, k, None, None],
+                    targets[:, k] * weights[:, k, None, None],
+                )
+                for k in range(17)
+            ]
+            loss = 0.5 * sum(losses) / 17
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return steps
+
+
+def our_loop(spec: NetworkSpec, samples: list[Sample], batch: int) -> Callable[[int], None]:
+    """The same by the parts of `training.loop`."""
+    how = Optimisation(epochs=1, batch=batch)
+    network = build(spec).to(memory_format=torch.channels_last).train()
+    optimizer, scaler = make_optimizer(network, how), GradScaler("cpu", enabled=False)
+    task: Any = object.__new__(PoseTask)  # its loss alone, without files
+    task.spec, task._how, task._teaching, task._teacher = spec, how, None, None
+    loader = cycle(our_data(spec, samples, batch))
+
+    def steps(count: int) -> None:
+        for images, *targets in islice(loader, count):
+            loss = _backward(network, task, images, targets, scaler, how, torch.device("cpu"))
+            _step(network, optimizer, scaler, how, loss)
+
+    return steps
+
+
+def our_data(spec: NetworkSpec, samples: list[Sample], batch: int) -> DataLoader[Any]:
+    """The loader of a run, without augmentation that the plain way does not have."""
+    still = {
+        "scale": 0.0,
+        "rotation_deg": 0.0,
+        "shift": 0.0,
+        "flip": 0.0,
+        "half_body": 0.0,
+        "colour": 0.0,
+    }
+    views = Augmentation(COCO_17, spec.input_size, spec.alignment, **still)
+    dataset = PoseDataset(samples, spec.heatmap_codec(), views)
+    return DataLoader(dataset, batch, sampler=EpochSampler(np.ones(PEOPLE, np.float32), 0, 0))
+
+
+def best_seconds(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Of each call, the best of interleaved rounds."""
+    best = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for side, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[side] = min(best[side], time.perf_counter() - start)
+    return best
+
+
+def row(name: str, batch: int, count: int) -> list[str]:
+    """One network: images a second both ways, and of the data without a network."""
+    samples, spec = people(), default_spec(name)
+    plain, ours = plain_loop(spec, samples, batch), our_loop(spec, samples, batch)
+    plain(1)  # kernels are chosen in the first step
+    ours(1)
+    data = our_data(spec, samples, batch)
+    times = best_seconds([lambda: plain(count), lambda: ours(count), lambda: list(data)])
+    slow, fast, alone = batch * count / times[0], batch * count / times[1], PEOPLE / times[2]
+    ratios = (f"{fast / slow:.2f}x", f"{alone:.0f}", f"{alone / fast:.1f}x")
+    return [name, f"{slow:.1f}", f"{fast:.1f}", *ratios]
+
+
+def main() -> None:
+    """Prints the table."""
+    rates = ("plain images/s", "ours images/s", "faster by", "data alone", "over network")
+    table = Table("network, 256x192", *rates, box=None)
+    for name, batch, count in NETWORKS:
+        table.add_row(*row(name, batch, count))
+    threads = torch.get_num_threads()
+    console = Console(width=110)
+    console.print(f"training: torch {torch.__version__}, {threads} threads, best of {ROUNDS}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
