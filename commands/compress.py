@@ -91,7 +91,8 @@ def _score_change(
             "same_top1": same,
             "score": f"Same first class on {same} of {len(photos)} photographs.",
         }
-    from training.evaluate import load_annotations, score
+    from training.annotations import load_annotations
+    from training.evaluate import score
 
     assert annotations is not None
     truth = load_annotations(annotations)

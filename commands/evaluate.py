@@ -16,7 +16,8 @@ from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, load
 
 if TYPE_CHECKING:
-    from training.evaluate import Annotations, Result, Scores
+    from training.annotations import Annotations
+    from training.evaluate import Result, Scores
 
 
 def evaluate(
@@ -35,7 +36,8 @@ def evaluate(
     json_file: JsonOption = None,
 ) -> None:
     """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
-    from training.evaluate import load_annotations, score, write_results
+    from training.annotations import load_annotations
+    from training.evaluate import score, write_results
 
     truth = load_annotations(annotations)
     rows = []

@@ -8,7 +8,8 @@ import hrpose
 from heads.load import load
 from heads.network import Network
 from heads.spec import CenterHead, View
-from training.evaluate import Scores, load_annotations, predict_all, score
+from training.annotations import load_annotations
+from training.evaluate import Scores, predict_all, score
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,9 @@ import io
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +26,17 @@ from pycocotools.cocoeval import COCOeval
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     FiniteFloat,
     TypeAdapter,
-    ValidationError,
 )
 
 from heads.image import Image, read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
-from models.errors import HrposeError
+from training import metrics
+from training.annotations import AnnotationError, Annotations, Box, checked, load_detections
 
 BoxesFrom = Literal["gt", "detector"]
-Box = tuple[float, float, float, float]
 Predict = Callable[[Image, Sequence[Box] | None], Sequence[Person]]
 """An RGB image, and the boxes where they are given -> people; with boxes one a box, in order."""
 
@@ -49,13 +44,8 @@ Result = dict[str, Any]
 """One entry of a COCO result list: image_id, category_id, keypoints [x, y, score] * K, score, and
 ann_id where the annotated person's box was given."""
 
-PCK_SHARE = 0.2
 _NOBODY: Result = {"score": -np.inf}
 _MAX_PEOPLE = 20  # the official measure counts so many answers a photograph
-
-
-class AnnotationError(HrposeError):
-    """Annotations, detections or results that cannot be used; names the file and the entry."""
 
 
 class Scores(BaseModel):
@@ -66,6 +56,7 @@ class Scores(BaseModel):
         and large: people of 32**2 to 96**2 square pixels, and above.
     pck: share of labelled keypoints within a fifth of the torso (or, for skeletons without
         shoulders and hips, of the box's longer side), as pck_reference says.
+    pckh, auc, epe_px: see `training.metrics`; None where nothing can be held against.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,43 +79,9 @@ class Scores(BaseModel):
     pck: float
     pck_reference: str
     pck_by_keypoint: dict[str, float]
-
-
-class _Photograph(BaseModel):
-    id: int
-    file_name: str
-
-
-class _Annotated(BaseModel):
-    """Someone annotated; people without labelled keypoints need no list of them."""
-
-    id: int
-    image_id: int
-    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it
-    iscrowd: int = 0
-    keypoints: list[FiniteFloat] = []
-    num_keypoints: int | None = None
-
-
-class _Category(BaseModel):
-    id: int
-    name: str = ""
-    keypoints: list[str] = []
-    skeleton: list[tuple[int, int]] = []
-
-
-class _CocoFile(BaseModel):
-    images: list[_Photograph]
-    categories: list[_Category]
-    annotations: list[dict[str, Any]]  # those of other categories may look otherwise
-
-
-class _Detection(BaseModel):
-    image_id: int
-    category_id: int | None = None
-    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-    score: FiniteFloat
+    pckh: float | None
+    auc: float | None
+    epe_px: float | None
 
 
 class _Answer(BaseModel):
@@ -135,80 +92,7 @@ class _Answer(BaseModel):
     ann_id: int | None = None
 
 
-_COCO_FILE, _PERSON = TypeAdapter(_CocoFile), TypeAdapter(_Annotated)
-_DETECTIONS, _ANSWERS = TypeAdapter(list[_Detection]), TypeAdapter(list[_Answer])
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """The photographs and people of one category of a COCO keypoint file, checked.
-
-    images: entries with id and file_name.  annotations: of that category alone, with id, image_id,
-        category_id, bbox, area, iscrowd, num_keypoints and keypoints [x, y, visibility] * K.
-    """
-
-    name: str
-    images: Sequence[Mapping[str, Any]]
-    annotations: Sequence[Mapping[str, Any]]
-    category_id: int
-    skeleton: Skeleton
-
-    def people(self, image_id: int) -> list[Mapping[str, Any]]:
-        """Annotated people of one image who have labelled keypoints and are no crowd."""
-        return self._people.get(image_id, [])
-
-    @cached_property
-    def _people(self) -> dict[int, list[Mapping[str, Any]]]:
-        found: dict[int, list[Mapping[str, Any]]] = {}
-        for entry in self.annotations:
-            if entry["num_keypoints"] > 0 and not entry["iscrowd"]:
-                found.setdefault(entry["image_id"], []).append(entry)
-        return found
-
-
-def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotations:
-    """Reads a COCO keypoint file: the first category with keypoints, and its people.
-
-    skeleton: measures by its sigmas instead of COCO's (for COCO's 17) or the default ones.
-    Raises AnnotationError, which names the file, the entry and what is wrong with it.
-    """
-    content = _checked(_COCO_FILE, _read_json(path), f"{path.name} is no COCO keypoint file")
-    category = next((c for c in content.categories if c.keypoints), None)
-    if category is None:
-        raise AnnotationError(f"{path.name} has no category with keypoints")
-    if skeleton is None:
-        skeleton = Skeleton.from_coco_category(category.model_dump())
-    elif list(skeleton.keypoints) != category.keypoints:
-        raise AnnotationError(
-            f"{path.name} has the keypoints {category.keypoints}; "
-            f"skeleton {skeleton.name} has {list(skeleton.keypoints)}"
-        )
-    people = [
-        _person(path.name, entry, category.id, len(skeleton.keypoints))
-        for entry in content.annotations
-        if entry.get("category_id", category.id) == category.id
-    ]
-    photographs = [image.model_dump() for image in content.images]
-    for kind, entries in (("image", photographs), ("annotation", people)):
-        if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
-            raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
-    return Annotations(path.name, photographs, people, category.id, skeleton)
-
-
-def load_detections(
-    path: Path, category_id: int | None = None
-) -> dict[int, list[tuple[Box, float]]]:
-    """Reads a COCO detection list: image id -> boxes [left, top, width, height] and scores.
-
-    category_id: leaves out boxes that say they hold something else. Boxes without an area hold
-    nobody and are left out too. Raises AnnotationError, which names the file and the entry.
-    """
-    found: dict[int, list[tuple[Box, float]]] = {}
-    for entry in _checked(_DETECTIONS, _read_json(path), f"{path.name} is no COCO detection list"):
-        is_other = None not in (category_id, entry.category_id) and entry.category_id != category_id
-        if not is_other and min(entry.bbox[2:]) > 0:
-            found.setdefault(entry.image_id, []).append((entry.bbox, entry.score))
-    return found
+_ANSWERS = TypeAdapter(list[_Answer])
 
 
 def predict_all(
@@ -271,8 +155,8 @@ def score(
     results = _checked_answers(annotations, results)
     given_boxes = bool(results) and all(r["ann_id"] is not None for r in results)
     stats = _official(annotations, results, given_boxes)
-    good, total = _pck_counts(annotations, results)
-    names = annotations.skeleton.keypoints
+    people = _distances(annotations, results)
+    found = metrics.pck(people, annotations.skeleton)
     return Scores(
         model=model,
         boxes=boxes,
@@ -289,11 +173,12 @@ def score(
         ar75=stats[7],
         ar_medium=stats[8],
         ar_large=stats[9],
-        pck=float(good.sum() / max(total.sum(), 1)),
-        pck_reference="torso" if _torso(annotations.skeleton) else "box",
-        pck_by_keypoint={
-            name: float(g / t) for name, g, t in zip(names, good, total, strict=True) if t
-        },
+        pck=found.share,
+        pck_reference=found.reference,
+        pck_by_keypoint=dict(found.by_keypoint),
+        pckh=metrics.pckh(people),
+        auc=metrics.auc(people),
+        epe_px=metrics.epe(people),
     )
 
 
@@ -309,41 +194,9 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnnotationError(f"{path.name} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise AnnotationError(f"{path.name} is no JSON: {error}") from error
-
-
-def _checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
-    try:
-        return form.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise AnnotationError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
-
-
-def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:
-    """The entry as pycocotools needs it; num_keypoints is counted where it was left out."""
-    where = f"{name}, annotation {entry.get('id')}"
-    person = _checked(_PERSON, entry, where)
-    labelled = person.num_keypoints
-    if labelled is None:
-        labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
-    keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
-    if len(keypoints) != 3 * count:
-        raise AnnotationError(f"{where}: needs {3 * count} keypoint numbers, has {len(keypoints)}")
-    counted = {"category_id": category_id, "num_keypoints": labelled, "keypoints": keypoints}
-    return {**person.model_dump(), **counted}
-
-
 def _checked_answers(annotations: Annotations, results: Sequence[Result]) -> list[Result]:
     """The results, each whole, finite, and of what is annotated."""
-    answers = _checked(_ANSWERS, results, "results")
+    answers = checked(_ANSWERS, results, "results")
     known = {image["id"] for image in annotations.images}
     if unknown := sorted({answer.image_id for answer in answers} - known):
         raise AnnotationError(
@@ -408,34 +261,28 @@ def _official(
     return np.asarray(measure.stats, dtype=np.float64)
 
 
-def _pck_counts(
-    annotations: Annotations, results: Sequence[Result]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Per keypoint: how many labelled ones were found within reach, and how many there are."""
+def _distances(annotations: Annotations, results: Sequence[Result]) -> list[metrics.Distances]:
+    """How far each annotated person's answer is off."""
     count = len(annotations.skeleton.keypoints)
-    good, total = np.zeros(count, np.int64), np.zeros(count, np.int64)
     by_image: dict[int, list[Result]] = {}
     for result in results:
         by_image.setdefault(result["image_id"], []).append(result)
     named = _best_by_person(results)
+    people = []
     for image in annotations.images:
-        people = annotations.people(image["id"])
+        annotated = annotations.people(image["id"])
         if named:
-            partners = [named.get(person["id"]) for person in people]
+            partners = [named.get(person["id"]) for person in annotated]
         else:
-            partners = _likest(people, by_image.get(image["id"], []), annotations.skeleton)
-        for person, partner in zip(people, partners, strict=True):
+            partners = _likest(annotated, by_image.get(image["id"], []), annotations.skeleton)
+        for person, partner in zip(annotated, partners, strict=True):
             truth = np.array(person["keypoints"], dtype=np.float64).reshape(count, 3)
-            reach = PCK_SHARE * _reference_length(truth, person["bbox"], annotations.skeleton)
-            if reach <= 0:
-                continue
-            labelled = truth[:, 2] > 0
-            total += labelled
+            found = None
             if partner is not None:
-                found = np.array(partner["keypoints"]).reshape(count, 3)
-                away = np.linalg.norm(truth[:, :2] - found[:, :2], axis=1)
-                good += labelled & (away <= reach)
-    return good, total
+                found = np.array(partner["keypoints"], dtype=np.float64).reshape(count, 3)
+            skeleton = annotations.skeleton
+            people.append(metrics.distances(truth, found, person["bbox"], skeleton))
+    return people
 
 
 def _best_by_person(results: Sequence[Result]) -> dict[int, Result]:
@@ -477,28 +324,3 @@ def _oks_of(person: Mapping[str, Any], result: Result, skeleton: Skeleton) -> fl
     squared = ((truth[:, :2] - found[:, :2]) ** 2).sum(axis=1)
     spread = 2 * person["area"] * (2 * np.array(skeleton.sigmas)) ** 2 + np.spacing(1)
     return float(np.exp(-squared / spread)[labelled].mean())
-
-
-def _torso(skeleton: Skeleton) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Both diagonals from shoulder to hip, as indices; None for other bodies."""
-    index = {name: i for i, name in enumerate(skeleton.keypoints)}
-    ends = ("left_shoulder", "right_hip", "right_shoulder", "left_hip")
-    if not all(end in index for end in ends):
-        return None
-    return (index[ends[0]], index[ends[1]]), (index[ends[2]], index[ends[3]])
-
-
-def _reference_length(
-    truth: npt.NDArray[np.float64], bbox: Sequence[float], skeleton: Skeleton
-) -> float:
-    """Longer labelled torso diagonal in pixels, or the box's longer side; 0 leaves a person out."""
-    diagonals = _torso(skeleton)
-    if diagonals is None:
-        return float(max(bbox[2], bbox[3]))
-    lengths = [
-        float(np.linalg.norm(truth[a, :2] - truth[b, :2]))
-        for a, b in diagonals
-        if truth[a, 2] > 0 and truth[b, 2] > 0
-    ]
-    longest = max(lengths, default=0.0)
-    return longest if longest >= 1 else 0.0

@@ -15,10 +15,11 @@ from heads.network import Maps, Network, input_tensor
 from heads.person import Person, person_score
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
+from training.annotations import Box, load_annotations
 from training.augment import Augmentation
 from training.data import PoseDataset, chances_of, check_images, read_samples
 from training.errors import DataError
-from training.evaluate import Box, Scores, load_annotations, predict_all, score
+from training.evaluate import Scores, predict_all, score
 from training.losses import heatmap_loss, heatmap_mse
 from training.recipe import Recipe
 from training.task import Measured

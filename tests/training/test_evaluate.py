@@ -16,16 +16,14 @@ from pycocotools.cocoeval import COCOeval
 from heads.image import encode_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
-from training.evaluate import (
+from training.annotations import (
     AnnotationError,
     Annotations,
     Box,
     load_annotations,
     load_detections,
-    predict_all,
-    score,
-    write_results,
 )
+from training.evaluate import predict_all, score, write_results
 
 
 def person(identity: int, image: int, left: float) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""What a run holds while it reads: the index, and one batch."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from heads.codec import HeatmapCodec
+from heads.image import encode_image
+from heads.skeleton import COCO_17
+from training.augment import Augmentation
+from training.data import EpochSampler, PoseDataset, Sample
+
+SIZE = (360, 480)
+PEOPLE = 400
+BATCH = 1
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """A photograph each; decoded they are 207 MB."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(PEOPLE):
+        blocks = rng.integers(0, 256, (SIZE[0] // 40, SIZE[1] // 40, 3), np.uint8)
+        path = folder / f"{i}.jpg"
+        path.write_bytes(encode_image(blocks.repeat(40, axis=0).repeat(40, axis=1)))
+        points = rng.uniform((100, 50), (200, 300), (17, 2)).astype(np.float32)
+        box = (100.0, 50.0, 100.0, 250.0)
+        samples.append(Sample(path, box, points, np.ones(17, np.float32), ""))
+    return samples
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def read(people: list[Sample], batches: int) -> None:
+    codec = HeatmapCodec((64, 48), (16, 12))
+    dataset = PoseDataset(people, codec, Augmentation(COCO_17, (64, 48)))
+    sampler = EpochSampler(np.ones(len(people), np.float32), batches * BATCH, 0)
+    for images, _, _ in DataLoader(dataset, BATCH, sampler=sampler):
+        assert images.shape == (BATCH, 64, 48, 3)
+
+
+def test_ten_times_the_data_needs_no_more_memory_and_leaves_no_file_open(
+    people: list[Sample],
+) -> None:
+    read(people[: PEOPLE // 10], 100)
+    memory, files = resident_mb(), len(os.listdir("/proc/self/fd"))
+    read(people, 1000)
+    assert resident_mb() - memory < 30  # all photographs decoded are 207 MB
+    assert len(os.listdir("/proc/self/fd")) == files

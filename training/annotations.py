@@ -1,0 +1,166 @@
+"""COCO keypoint files to measure by: what is read is checked here, and trusted elsewhere."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from heads.skeleton import Skeleton
+from models.errors import HrposeError
+
+Box = tuple[float, float, float, float]
+
+
+class AnnotationError(HrposeError):
+    """Annotations, detections or results that cannot be used; names the file and the entry."""
+
+
+class _Photograph(BaseModel):
+    id: int
+    file_name: str
+
+
+class _Annotated(BaseModel):
+    """Someone annotated; people without labelled keypoints need no list of them."""
+
+    id: int
+    image_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it
+    iscrowd: int = 0
+    keypoints: list[FiniteFloat] = []
+    num_keypoints: int | None = None
+
+
+class _Category(BaseModel):
+    id: int
+    name: str = ""
+    keypoints: list[str] = []
+    skeleton: list[tuple[int, int]] = []
+
+
+class _CocoFile(BaseModel):
+    images: list[_Photograph]
+    categories: list[_Category]
+    annotations: list[dict[str, Any]]  # those of other categories may look otherwise
+
+
+class _Detection(BaseModel):
+    image_id: int
+    category_id: int | None = None
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    score: FiniteFloat
+
+
+_COCO_FILE, _PERSON = TypeAdapter(_CocoFile), TypeAdapter(_Annotated)
+_DETECTIONS = TypeAdapter(list[_Detection])
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The photographs and people of one category of a COCO keypoint file, checked.
+
+    images: entries with id and file_name.  annotations: of that category alone, with id, image_id,
+        category_id, bbox, area, iscrowd, num_keypoints and keypoints [x, y, visibility] * K.
+    """
+
+    name: str
+    images: Sequence[Mapping[str, Any]]
+    annotations: Sequence[Mapping[str, Any]]
+    category_id: int
+    skeleton: Skeleton
+
+    def people(self, image_id: int) -> list[Mapping[str, Any]]:
+        """Annotated people of one image who have labelled keypoints and are no crowd."""
+        return self._people.get(image_id, [])
+
+    @cached_property
+    def _people(self) -> dict[int, list[Mapping[str, Any]]]:
+        found: dict[int, list[Mapping[str, Any]]] = {}
+        for entry in self.annotations:
+            if entry["num_keypoints"] > 0 and not entry["iscrowd"]:
+                found.setdefault(entry["image_id"], []).append(entry)
+        return found
+
+
+def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotations:
+    """Reads a COCO keypoint file: the first category with keypoints, and its people.
+
+    skeleton: measures by its sigmas instead of COCO's (for COCO's 17) or the default ones.
+    Raises AnnotationError, which names the file, the entry and what is wrong with it.
+    """
+    content = checked(_COCO_FILE, _read_json(path), f"{path.name} is no COCO keypoint file")
+    category = next((c for c in content.categories if c.keypoints), None)
+    if category is None:
+        raise AnnotationError(f"{path.name} has no category with keypoints")
+    if skeleton is None:
+        skeleton = Skeleton.from_coco_category(category.model_dump())
+    elif list(skeleton.keypoints) != category.keypoints:
+        raise AnnotationError(
+            f"{path.name} has the keypoints {category.keypoints}; "
+            f"skeleton {skeleton.name} has {list(skeleton.keypoints)}"
+        )
+    people = [
+        _person(path.name, entry, category.id, len(skeleton.keypoints))
+        for entry in content.annotations
+        if entry.get("category_id", category.id) == category.id
+    ]
+    photographs = [image.model_dump() for image in content.images]
+    for kind, entries in (("image", photographs), ("annotation", people)):
+        if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
+            raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
+    return Annotations(path.name, photographs, people, category.id, skeleton)
+
+
+def load_detections(
+    path: Path, category_id: int | None = None
+) -> dict[int, list[tuple[Box, float]]]:
+    """Reads a COCO detection list: image id -> boxes [left, top, width, height] and scores.
+
+    category_id: leaves out boxes that say they hold something else. Boxes without an area hold
+    nobody and are left out too. Raises AnnotationError, which names the file and the entry.
+    """
+    found: dict[int, list[tuple[Box, float]]] = {}
+    for entry in checked(_DETECTIONS, _read_json(path), f"{path.name} is no COCO detection list"):
+        is_other = None not in (category_id, entry.category_id) and entry.category_id != category_id
+        if not is_other and min(entry.bbox[2:]) > 0:
+            found.setdefault(entry.image_id, []).append((entry.bbox, entry.score))
+    return found
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AnnotationError(f"{path.name} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise AnnotationError(f"{path.name} is no JSON: {error}") from error
+
+
+def checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
+    """The value in its form; AnnotationError says what is wrong, after `where`."""
+    try:
+        return form.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise AnnotationError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:
+    """The entry as pycocotools needs it; num_keypoints is counted where it was left out."""
+    where = f"{name}, annotation {entry.get('id')}"
+    person = checked(_PERSON, entry, where)
+    labelled = person.num_keypoints
+    if labelled is None:
+        labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
+    keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
+    if len(keypoints) != 3 * count:
+        raise AnnotationError(f"{where}: needs {3 * count} keypoint numbers, has {len(keypoints)}")
+    counted = {"category_id": category_id, "num_keypoints": labelled, "keypoints": keypoints}
+    return {**person.model_dump(), **counted}
