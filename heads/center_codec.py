@@ -1,4 +1,4 @@
-"""Center maps to people: the decoding of MoveNet (Google, Apache-2.0), in numpy.
+"""Center maps to people and back: MoveNet's decoding (Google, Apache-2.0), and targets, in numpy.
 
 A center network answers maps on a grid of h x w cells, `stride` input pixels apart:
 
@@ -29,6 +29,12 @@ _GUESS_WEIGHT = 1.7998046875
 _PEAK_TOLERANCE = 1.0132789611816406e-06
 _SPREAD = 0.300048828125
 _COUNTED_SCORE = 0.126953125
+
+
+# Widths of the target's peaks, in shares of a person's box: its shorter side, and the root of its
+# area. A peak is at least a cell wide, and cut off three widths away.
+_CENTRE_SIGMA, _KEYPOINT_SIGMA = 0.08, 0.025
+_REACH = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,72 @@ class CenterCodec:
     def to_pixels(self, cells: npt.NDArray[np.floating]) -> FloatArray:
         """Cells -> input pixels."""
         return np.asarray(cells * self.stride + self.shift_px, dtype=np.float32)
+
+    def to_cells(self, pixels: npt.NDArray[np.floating]) -> FloatArray:
+        """Input pixels -> cells."""
+        return np.asarray((pixels - self.shift_px) / self.stride, dtype=np.float32)
+
+    def encode(
+        self, points: FloatArray, weights: FloatArray, boxes_xyxy: FloatArray, size: tuple[int, int]
+    ) -> dict[str, FloatArray]:
+        """What the maps of an image [h, w] cells with these P people should say.
+
+        points: [P, K, 2] as (x, y) input pixels.  weights: [P, K], 0 where not labelled.
+        boxes_xyxy: [P, 4] input pixels; who has the middle of the box outside is left out.
+        Returns `center` and `kpt_heatmap` as shares of 1 instead of logits, the other maps, and for
+        each of these X the map `X_weight`, 0 where X is not to be learned: of kpt_heatmap where the
+        box of somebody lies whose keypoint is not labelled, of the others all but a few cells.
+        """
+        h, w = size
+        count, k = weights.shape
+        maps = {
+            "center": np.zeros((1, h, w), np.float32),
+            "kpt_heatmap": np.zeros((k, h, w), np.float32),
+            "kpt_heatmap_weight": np.ones((k, h, w), np.float32),
+            "kpt_regress": np.zeros((2 * k, h, w), np.float32),
+            "kpt_regress_weight": np.zeros((2 * k, h, w), np.float32),
+            "kpt_offset": np.zeros((2 * k, h, w), np.float32),
+            "kpt_offset_weight": np.zeros((2 * k, h, w), np.float32),
+            "box_scale": np.zeros((2, h, w), np.float32),
+            "box_offset": np.zeros((2, h, w), np.float32),
+            "box_weight": np.zeros((1, h, w), np.float32),
+        }
+        cells, boxes = self.to_cells(points), self.to_cells(boxes_xyxy)
+        for person in range(count):
+            self._forget(maps["kpt_heatmap_weight"], weights[person], boxes[person])
+        for person in range(count):
+            self._write_person(maps, cells[person], weights[person], boxes[person])
+        return maps
+
+    def _forget(self, known: FloatArray, weights: FloatArray, box: FloatArray) -> None:
+        """Nobody knows whether an unlabelled keypoint is anywhere in its person's box."""
+        low = np.floor(box[:2]).astype(int).clip(0)
+        high = np.ceil(box[2:]).astype(int).clip(0) + 1
+        known[weights <= 0, low[1] : high[1], low[0] : high[0]] = 0
+
+    def _write_person(
+        self, maps: dict[str, FloatArray], cells: FloatArray, weights: FloatArray, box: FloatArray
+    ) -> None:
+        h, w = maps["center"].shape[1:]
+        middle, size = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1e-3)
+        cx, cy = np.round(middle).astype(int)
+        if not (0 <= cx < w and 0 <= cy < h):
+            return
+        _write_peak(maps["center"][0], (cx, cy), max(1.0, _CENTRE_SIGMA * float(size.min())))
+        maps["box_scale"][:, cy, cx] = size[::-1]
+        maps["box_offset"][:, cy, cx] = middle[::-1] - (cy, cx)
+        maps["box_weight"][:, cy, cx] = 1
+        spread = max(1.0, _KEYPOINT_SIGMA * float(np.sqrt(size.prod())))
+        for k in np.flatnonzero(weights > 0):
+            pair = slice(2 * k, 2 * k + 2)
+            maps["kpt_regress"][pair, cy, cx] = cells[k, ::-1] - (cy, cx)
+            maps["kpt_regress_weight"][pair, cy, cx] = weights[k]
+            x, y = np.round(cells[k]).astype(int)
+            if 0 <= x < w and 0 <= y < h:
+                near = _write_peak(maps["kpt_heatmap"][k], (x, y), spread)
+                maps["kpt_heatmap_weight"][k][near] = 1
+                maps["kpt_offset"][pair, y, x] = cells[k, ::-1] - (y, x)
+                maps["kpt_offset_weight"][pair, y, x] = weights[k]
 
     def decode_single(self, maps: Maps) -> tuple[FloatArray, FloatArray]:
         """The person nearest the middle of each crop: points [N, K, 2] (x, y) px, scores [N, K]."""
@@ -131,6 +203,18 @@ class CenterCodec:
             centre_scores=scores.astype(np.float32),
             scores=(scores * mean).astype(np.float32),
         )
+
+
+def _write_peak(map_: FloatArray, cell: tuple[int, int], sigma: float) -> tuple[slice, slice]:
+    """A Gaussian of height 1 round a cell (x, y), where it is higher than what stands there."""
+    reach = int(_REACH * sigma)
+    rows = slice(max(0, cell[1] - reach), cell[1] + reach + 1)
+    columns = slice(max(0, cell[0] - reach), cell[0] + reach + 1)
+    h, w = map_.shape
+    y, x = np.arange(h)[rows, None] - cell[1], np.arange(w)[None, columns] - cell[0]
+    peak = np.exp(-(x**2 + y**2) / (2 * sigma**2)).astype(np.float32)
+    np.maximum(map_[rows, columns], peak, out=map_[rows, columns])
+    return rows, columns
 
 
 def _sigmoid(logits: FloatArray) -> FloatArray:

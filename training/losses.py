@@ -4,6 +4,7 @@ Axes: N sample, K keypoint, h w cell. weights [N, K]: 0 where a keypoint is not 
 where its label is sure; an unlabelled keypoint gives no gradient.
 """
 
+from collections.abc import Mapping
 from typing import Literal, assert_never
 
 import torch
@@ -102,3 +103,44 @@ def region_loss(kind: RegionLoss, logits: Tensor, masks: Tensor) -> Tensor:
             return 1 - (2 * both / sizes)[present].mean()
         case _:
             assert_never(kind)
+
+
+def center_loss(answer: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Of center maps (see heads.center_codec) against what `CenterCodec.encode` says, batched.
+
+    Peaks by focal loss, the rest by absolute error where somebody is (Zhou et al. 2019,
+    arXiv:1904.07850, section 3, with its weights).
+    """
+    people = targets["center"] * targets["center_weight"]
+    loss = peak_loss(answer["center"], people, targets["center_weight"])
+    loss = loss + peak_loss(
+        answer["kpt_heatmap"], targets["kpt_heatmap"], targets["kpt_heatmap_weight"]
+    )
+    for name in ("kpt_regress", "kpt_offset"):
+        loss = loss + _mean_absolute(answer[name], targets[name], targets[f"{name}_weight"])
+    for name, share in (("box_scale", BOX_SHARE), ("box_offset", 1.0)):
+        if name in answer:
+            known = targets["box_weight"].expand_as(targets[name])
+            loss = loss + share * _mean_absolute(answer[name], targets[name], known)
+    return loss
+
+
+BOX_SHARE = 0.1
+"""Of the error of a box's size, which is counted in cells and large."""
+
+
+def peak_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Focal loss of maps whose targets are Gaussians of height 1 (arXiv:1808.01244, eq. 1).
+
+    A peak's own cell is to be 1; the cells round it are to be 0, but that counts the less the
+    higher the Gaussian is there. Divided by the number of peaks. weight: 0 where nobody knows.
+    """
+    sure, unsure = F.logsigmoid(logits), F.logsigmoid(-logits)  # of 1, and of 0
+    doubt, claim = unsure.exp(), sure.exp()
+    peak = (target == 1).float()
+    error = peak * doubt**2 * sure + (1 - peak) * (1 - target) ** 4 * claim**2 * unsure
+    return -(error * weight).sum() / (peak * weight).sum().clamp(min=1)
+
+
+def _mean_absolute(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    return ((predicted - target).abs() * weight).sum() / weight.sum().clamp(min=1)

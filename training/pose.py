@@ -38,7 +38,7 @@ class PoseTask:
         self._annotations, self._images = data / where.val, data / where.val_images
         people, skeleton = read_samples(data / where.train, data / where.train_images)
         check_images(people)
-        _check_validation(self._annotations, self._images, skeleton)
+        check_validation(self._annotations, self._images, skeleton)
         self.spec = recipe.spec(skeleton=skeleton)
         views = Augmentation(
             skeleton, self.spec.input_size, self.spec.alignment, **recipe.views.model_dump()
@@ -138,7 +138,7 @@ def _person(points: Any, scores: Any, box: Box) -> Person:
     return Person(keypoints, person_score(keypoints, None), box)
 
 
-def _check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> None:
+def check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> None:
     """Finds before the first step what would else end the run after its first epoch."""
     truth = load_annotations(annotations)
     if truth.skeleton.keypoints != skeleton.keypoints:

@@ -34,6 +34,7 @@ from training.losses import HeatmapLoss, RegionLoss
 
 LEARNED: dict[Task, tuple[str, ...]] = {
     "pose": ("simple", "fuse", "deconv", "pyramid"),
+    "people": ("center",),
     "classify": ("classify",),
     "segment": ("segment", "fpn"),
 }

@@ -1,7 +1,7 @@
 """What a run learns: the samples, the loss, the measure. The loop knows no more than this.
 
-The head of a recipe's network decides: heatmaps (pose), classes of an image (classify), classes of
-every pixel (segment).
+The head of a recipe's network decides: heatmaps of one person (pose), everybody in one pass
+(people), classes of an image (classify), classes of every pixel (segment).
 """
 
 from collections.abc import Sequence
@@ -76,6 +76,10 @@ def make_task(recipe: Recipe, data: Path) -> Task:
         from training.classify import ClassifyTask
 
         kind = ClassifyTask
+    elif recipe.task == "people":
+        from training.people import PeopleTask
+
+        kind = PeopleTask
     elif recipe.task == "segment":
         from training.segment import SegmentTask
 

@@ -1,0 +1,264 @@
+"""Learning to find everybody in a photograph in one pass: center maps, and a detector's boxes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from heads.draw import draw_people, grid
+from heads.geometry import Crop, clip_box, flip_points
+from heads.image import Image, read_image, warp
+from heads.network import Maps, Network, input_tensor
+from heads.person import Person
+from heads.skeleton import Skeleton
+from heads.spec import NetworkSpec
+from training.annotations import load_annotations
+from training.augment import recoloured
+from training.errors import DataError
+from training.evaluate import predict_all, score
+from training.losses import center_loss
+from training.pose import check_validation
+from training.recipe import Recipe, Views
+from training.task import Measured
+
+FloatArray = npt.NDArray[np.float32]
+
+PICTURES = 6
+NAMES = (
+    "center", "center_weight", "kpt_heatmap", "kpt_heatmap_weight", "kpt_regress",
+    "kpt_regress_weight", "kpt_offset", "kpt_offset_weight", "box_scale", "box_offset",
+    "box_weight",
+)  # fmt: skip
+"""The targets of a sample, in order."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph and everybody in it.
+
+    points: [P, K, 2] pixels.  weights: [P, K], 0 not labelled to 1 sure.  boxes_xyxy: [P, 4].
+    crowds_xyxy: [Q, 4], where people are that nobody counted.
+    """
+
+    path: Path
+    points: FloatArray
+    weights: FloatArray
+    boxes_xyxy: FloatArray
+    crowds_xyxy: FloatArray
+
+
+class PeopleTask:
+    """COCO keypoint files in, AP without given boxes out; see `training.task.Task`."""
+
+    measure = "ap"
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        where = recipe.data
+        self._annotations, self._images = data / where.val, data / where.val_images
+        photos, skeleton = read_photos(data / where.train, data / where.train_images)
+        check_validation(self._annotations, self._images, skeleton)
+        self.spec = recipe.spec(skeleton=skeleton)
+        self.samples = PeopleDataset(photos, self.spec, recipe.views)
+        self.chances = np.ones(len(photos), np.float32)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to take."""
+        del device
+
+    def prepare(self, x: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Nothing is mixed."""
+        return x, targets
+
+    def loss(self, answer: Maps, images: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Of all maps; see `center_loss`."""
+        del images
+        assert isinstance(answer, dict)
+        maps = {name: tensor.float() for name, tensor in answer.items()}
+        return center_loss(maps, dict(zip(NAMES, targets, strict=True)))
+
+    def validate(self, network: Network) -> Measured:
+        """AP of what the network finds by itself."""
+
+        def predict(image: Image, _boxes: Any) -> list[Person]:
+            return found(network, self.spec, image)
+
+        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
+        results = predict_all(truth, self._images, predict, "detector")
+        scores = score(truth, results, model=self.spec.name, boxes="its own")
+        return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
+
+    def published(self, measured: Measured) -> dict[str, float]:
+        """AP, rounded."""
+        return {"AP, its own boxes": round(float(measured["ap"]), 4)}
+
+    def picture(self, network: Network) -> Image:
+        """Six validation photographs with everybody found."""
+        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
+        height, width = self.spec.input_size
+        drawn = []
+        for entry in truth.images[:PICTURES]:
+            image = read_image(self._images / entry["file_name"])
+            people = [p for p in found(network, self.spec, image) if p.score >= self.spec.threshold]
+            shown = draw_people(image, people, self.spec.skeleton)
+            size = (shown.shape[0], shown.shape[1])
+            view = Crop.around((0, 0, size[1], size[0]), (height, width), padding=1.0)
+            drawn.append(warp(shown, view))
+        return grid(drawn)
+
+
+def found(network: Network, spec: NetworkSpec, image: Image) -> list[Person]:
+    """Everybody whom the network finds in an RGB uint8 [H, W, 3] image, whatever their score."""
+    network.eval()
+    device = next(network.parameters()).device
+    view = spec.whole((image.shape[0], image.shape[1]))
+    batch = torch.from_numpy(warp(image, view)[None]).to(device)
+    with torch.inference_mode():
+        answer = network(input_tensor(spec, batch))
+    assert isinstance(answer, dict)
+    maps = {name: tensor.float().cpu().numpy() for name, tensor in answer.items()}
+    (people,) = spec.center_codec().decode_people(maps)
+    points = view.to_image(people.points)
+    corners = view.to_image(people.boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
+    return [
+        Person(
+            np.column_stack([points[i], people.point_scores[i]]).astype(np.float32),
+            float(people.scores[i]),
+            (float(x0), float(y0), float(x1 - x0), float(y1 - y0)),
+            float(people.centre_scores[i]),
+        )
+        for i, (x0, y0, x1, y1) in enumerate(corners)
+    ]
+
+
+def read_photos(annotations: Path, images: Path) -> tuple[list[Photo], Skeleton]:
+    """Photographs of a COCO keypoint file, each with everybody in it; DataError names the entry.
+
+    Who has no labelled keypoint still has a box to be found by.
+    """
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        category = next(c for c in content["categories"] if c.get("keypoints"))
+        entries: dict[Any, list[Mapping[str, Any]]] = {i["id"]: [] for i in content["images"]}
+        for entry in content["annotations"]:
+            if entry.get("category_id", category["id"]) == category["id"]:
+                entries[entry["image_id"]].append(entry)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
+    skeleton = Skeleton.from_coco_category(category)
+    count = len(skeleton.keypoints)
+    photos = [
+        _photo(annotations.name, image, entries[image["id"]], images, count)
+        for image in content["images"]
+    ]
+    missing = sorted(p.path.name for p in photos if not p.path.is_file())
+    if missing:
+        raise DataError(f"{len(missing)} photographs are missing: {', '.join(missing[:5])}")
+    return photos, skeleton
+
+
+def _photo(
+    name: str,
+    image: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    images: Path,
+    count: int,
+) -> Photo:
+    points, weights, boxes, crowds = [], [], [], []
+    for entry in entries:
+        try:
+            left, top, width, height = clip_box(entry["bbox"], (image["height"], image["width"]))
+            box = (left, top, left + width, top + height)
+            labelled = entry.get("keypoints") or [0.0] * (3 * count)
+            keypoints = np.array(labelled, np.float32).reshape(count, 3)
+            sure = np.array(entry.get("scores", [1.0] * count), np.float32).reshape(count)
+            numbers = np.array([*box, *keypoints.ravel(), *sure])
+        except (KeyError, TypeError, ValueError) as error:
+            where = f"{name}, annotation {entry.get('id')}"
+            raise DataError(f"{where} cannot be read: {error!r}") from error
+        if not np.isfinite(numbers).all():
+            raise DataError(f"{name}, annotation {entry.get('id')} needs finite numbers")
+        if entry.get("iscrowd"):
+            crowds.append(box)
+        elif width > 1 and height > 1:
+            boxes.append(box)
+            points.append(keypoints[:, :2])
+            weights.append(sure.clip(0, 1) * (keypoints[:, 2] > 0))
+    return Photo(
+        images / image["file_name"],
+        np.array(points, np.float32).reshape(-1, count, 2),
+        np.array(weights, np.float32).reshape(-1, count),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(crowds, np.float32).reshape(-1, 4),
+    )
+
+
+class PeopleDataset:
+    """Random views of whole photographs and their center maps, each with its own random numbers."""
+
+    def __init__(self, photos: Sequence[Photo], spec: NetworkSpec, views: Views) -> None:
+        self._photos = photos
+        self._spec = spec
+        self._views = views
+        self._codec = spec.center_codec()
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Image uint8 [H, W, 3], then the targets of `NAMES`, float32 [., h, w]."""
+        index, seed = key
+        photo, rng = self._photos[index], np.random.default_rng(seed)
+        image = read_image(photo.path)
+        size = self._spec.input_size
+        crop = self._view((image.shape[0], image.shape[1]), rng)
+        mirrored = rng.random() < self._views.flip
+        view = warp(image, crop.mirrored() if mirrored else crop)
+        view = recoloured(view, self._views.colour, rng)
+        points, weights = crop.to_input(photo.points).astype(np.float32), photo.weights
+        boxes, crowds = (_around(crop, b) for b in (photo.boxes_xyxy, photo.crowds_xyxy))
+        if mirrored:
+            order = list(self._spec.skeleton.flip_order)
+            points = flip_points(points, size[1], order).astype(np.float32)
+            weights = weights[:, order]
+            boxes, crowds = (_mirrored(b, size[1]) for b in (boxes, crowds))
+        inside = (points >= 0).all(axis=2) & (points < size[::-1]).all(axis=2)
+        cells = self._spec.heatmap_size
+        maps = self._codec.encode(points, weights * inside, boxes, cells)
+        known = np.ones((1, *cells), np.float32)
+        for box in self._codec.to_cells(crowds):
+            x0, y0, x1, y1 = np.maximum(box, 0).astype(int)
+            known[:, y0 : y1 + 1, x0 : x1 + 1] = 0
+        maps["center_weight"] = known
+        # Nobody labelled the keypoints of a crowd.
+        maps["kpt_heatmap_weight"] = maps["kpt_heatmap_weight"] * known
+        return torch.from_numpy(view), *(torch.from_numpy(maps[name]) for name in NAMES)
+
+    def _view(self, image_size: tuple[int, int], rng: np.random.Generator) -> Crop:
+        """The photograph whole, but for a random scale, shift and turn."""
+        height, width = image_size
+        views = self._views
+        shift = views.shift * rng.uniform(-1, 1, 2)
+        box = (float(shift[0] * width), float(shift[1] * height), float(width), float(height))
+        zoom = 1 + views.scale * float(np.clip(rng.normal(), -1, 1))
+        turn = float(np.clip(rng.normal() / 2, -1, 1)) * views.rotation_deg
+        size = self._spec.input_size
+        return Crop.around(box, size, alignment="udp", padding=zoom, rotation_deg=turn)
+
+
+def _around(crop: Crop, boxes_xyxy: FloatArray) -> FloatArray:
+    """Upright boxes in the view round what boxes of the image have become."""
+    x0, y0, x1, y1 = boxes_xyxy.T
+    corners = np.stack([np.stack([x, y], axis=1) for x in (x0, x1) for y in (y0, y1)], axis=1)
+    moved = crop.to_input(corners)
+    return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1).astype(np.float32)
+
+
+def _mirrored(boxes_xyxy: FloatArray, width: int) -> FloatArray:
+    x0, y0, x1, y1 = boxes_xyxy.T
+    return np.stack([width - 1 - x1, y0, width - 1 - x0, y1], axis=1)
