@@ -116,7 +116,7 @@ def test_of_two_changes_the_later_one_counts() -> None:
         ("optimisation.ema=1.0", "optimisation.ema"),
         ("optimisation.lr=0.1", "optimisation.lr"),
         ("network.input_size=[100, 96]", "network.input_size"),
-        ("network.head={ kind = 'center' }", "network.head"),
+        ("network.head={ kind = 'nothing' }", "network.head"),
         ("data.weights.coco=-1", "data.weights.coco"),
         ("data.weights.coco=0", "data.weights.coco"),
         ("views.rotation_deg=200", "views.rotation_deg"),
