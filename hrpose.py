@@ -18,6 +18,7 @@ import typer
 from commands import (
     classify,
     compress,
+    data,
     evaluate,
     models,
     pages,
@@ -83,6 +84,7 @@ weights.command("list")(models.weights_list)
 weights.command("get")(models.weights_get)
 weights.command("verify")(models.weights_verify)
 app.add_typer(weights, name="weights")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

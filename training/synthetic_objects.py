@@ -19,7 +19,7 @@ import typer
 
 from heads.image import Image, encode_image
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating]
 
 PLANT = {
     "id": 1,
@@ -38,7 +38,7 @@ def draw_plant(image: Image, foot: tuple[float, float], height: float, seed: int
     """Draws a plant that stands on `foot`, in place; returns keypoints [5, 3] as (x, y, v)."""
     rng = np.random.default_rng(seed)
     lean, bend = rng.uniform(-0.2, 0.2, 2)
-    pot = np.array(foot) - (0, 0.25 * height)
+    pot = np.array([foot[0], foot[1] - 0.25 * height])
     stem = pot + height * np.array([0.5 * lean, -0.25])
     flower = stem + height * np.array([lean + bend, -0.4])
     tips = [
@@ -47,9 +47,9 @@ def draw_plant(image: Image, foot: tuple[float, float], height: float, seed: int
     ]
     thin = max(1, round(0.03 * height))
     half = 0.13 * height
-    rim = [pot - (half, 0), pot + (half, 0)]
-    base = [np.array(foot) + (0.65 * half, 0), np.array(foot) - (0.65 * half, 0)]
-    cv2.fillPoly(image, [np.round([*rim, *base]).astype(np.int32)], _CLAY, cv2.LINE_AA)
+    sides = half * np.array([[-1, 0], [1, 0], [0.65, 0], [-0.65, 0]])
+    clay = sides + np.array([pot, pot, foot, foot])
+    cv2.fillPoly(image, [np.round(clay).astype(np.int32)], _CLAY, cv2.LINE_AA)
     for start, end in ((pot, stem), (stem, flower)):
         cv2.line(image, _pixel(start), _pixel(end), _GREEN, thin, cv2.LINE_AA)
     for tip in tips:
@@ -126,8 +126,9 @@ def _annotation(
 
     A tip beyond the image has no label.
     """
-    inside = ((points[:, :2] >= 0) & (points[:, :2] <= [size[1] - 1, size[0] - 1])).all(axis=1)
-    points = points * inside[:, None]
+    last = [size[1] - 1, size[0] - 1]
+    inside = (points[:, :2].clip(0, last) == points[:, :2]).all(axis=1)
+    points = np.where(inside[:, None], points, 0)
     shown = [*points[inside, :2], np.array(foot), points[2, :2] - 0.11 * height]
     low = np.maximum(np.min(shown, axis=0) - 0.02 * height, 0)
     high = np.minimum(np.max(shown, axis=0) + 0.02 * height, [size[1], size[0]])

@@ -64,7 +64,6 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "tiny" / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_a_small_network_learns_five_people_by_heart(folder: Path) -> None:
     changes = (
         "views.flip=0.5",
