@@ -1,0 +1,36 @@
+"""A run's log becomes a picture."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from training.curve import HEIGHT, MARGIN, WIDTH, curve
+from training.errors import DataError
+
+
+def test_every_epoch_is_a_dot_at_its_place(tmp_path: Path) -> None:
+    lines = [
+        {"crops": 50, "loss": 0.4},
+        {"crops": 100, "ap": 0.25},
+        {"crops": 150, "loss": 0.2},
+        {"crops": 200, "ap": 0.5},
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    root = ElementTree.fromstring(curve(tmp_path / "log.jsonl"))
+    dots = [e for e in root if e.tag.endswith("circle")]
+    places = [(float(d.attrib["cx"]), float(d.attrib["cy"])) for d in dots]
+    middle, end = (MARGIN + WIDTH - MARGIN) / 2, WIDTH - MARGIN
+    assert places == [(middle, HEIGHT / 2), (end, MARGIN)]
+    words = [e.text for e in root if e.tag.endswith("text")]
+    assert {"0.250", "0.500", "200 samples"} <= set(words)
+
+
+def test_a_log_without_epochs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"crops": 1, "loss": 0.1}\n')
+    with pytest.raises(DataError, match="no epoch that was measured"):
+        curve(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl").write_text("what\n")
+    with pytest.raises(DataError, match="is no log of a run"):
+        curve(tmp_path / "log.jsonl")

@@ -1,0 +1,78 @@
+"""A run's log as a picture: the loss of its steps and the measure of its epochs, over the samples.
+
+python -m training.curve runs/NAME/log.jsonl curve.svg
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.errors import DataError
+
+Points = Sequence[tuple[float, float]]
+
+MEASURES = ("ap", "top1", "miou")
+WIDTH, HEIGHT, MARGIN = 640, 280, 48
+LOSS, SCORE = "#8a94a6", "#1f5fbf"
+
+
+def curve(log: Path) -> str:
+    """An SVG; DataError where the log has no epoch that was measured."""
+    try:
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{log.name} is no log of a run: {error}") from error
+    losses = [(line["crops"], line["loss"]) for line in lines if "loss" in line]
+    measure = next((name for name in MEASURES if any(name in line for line in lines)), None)
+    if measure is None:
+        raise DataError(f"{log.name} has no epoch that was measured")
+    scores = [(line["crops"], line[measure]) for line in lines if measure in line]
+    end = max(x for x, _ in [*losses, *scores])
+    parts = [
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        _line(losses, end, max((y for _, y in losses), default=1.0), LOSS),
+        _line(scores, end, _ceiling(scores), SCORE),
+        *(_dot(point, end, _ceiling(scores)) for point in scores),
+        _text(MARGIN, MARGIN - 18, f"{measure} (0 to {_ceiling(scores):.2f})", SCORE),
+        _text(WIDTH / 2, MARGIN - 18, "loss (from 0)", LOSS),
+        _text(MARGIN, HEIGHT - 14, "0", "#333"),
+        _text(WIDTH - 2 * MARGIN, HEIGHT - 14, f"{end:,.0f} samples", "#333"),
+    ]
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">'
+    return "\n".join([opening, *parts, "</svg>", ""])
+
+
+def _ceiling(points: Points) -> float:
+    return max(max(y for _, y in points), 0.01)
+
+
+def _place(point: tuple[float, float], end: float, top: float) -> tuple[float, float]:
+    x = MARGIN + (WIDTH - 2 * MARGIN) * point[0] / max(end, 1)
+    return x, HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * point[1] / top
+
+
+def _line(points: Points, end: float, top: float, colour: str) -> str:
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (_place(p, end, top) for p in points))
+    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+
+
+def _dot(point: tuple[float, float], end: float, top: float) -> str:
+    x, y = _place(point, end, top)
+    label = f'<text x="{x:.1f}" y="{y - 8:.1f}" font-size="11" text-anchor="middle">'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{SCORE}"/>{label}{point[1]:.3f}</text>'
+
+
+def _text(x: float, y: float, words: str, colour: str) -> str:
+    font = 'font-family="sans-serif" font-size="13"'
+    return f'<text x="{x:.0f}" y="{y:.0f}" {font} fill="{colour}">{words}</text>'
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes the picture; see the module's docstring."""
+    log, target = arguments
+    Path(target).write_text(curve(Path(log)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
