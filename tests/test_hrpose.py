@@ -36,7 +36,7 @@ def run(*arguments: str | Path, ok: bool = True) -> str:
 
 
 def test_default_finds_people_in_a_photograph(estimator: hrpose.Estimator, street: Any) -> None:
-    assert estimator.spec.name == "movenet_thunder"
+    assert estimator.spec.name == "mobilenet_v2_heatmap"
     people = estimator.predict(street)
     assert len(people) == 3
     assert all(p.keypoints.shape == (17, 3) and p.keypoints.dtype == np.float32 for p in people)
@@ -103,7 +103,7 @@ def test_predict_draws_and_writes(tmp_path: Path) -> None:
     drawn = decode_image((tmp_path / "street.png").read_bytes())
     assert drawn.shape == (428, 640, 3)
     answer = json.loads((tmp_path / "a.json").read_text())
-    assert answer["model"] == "movenet_thunder"
+    assert answer["model"] == "mobilenet_v2_heatmap"
     assert answer["photos"][0]["people"][0]["keypoints"][0]["name"] == "nose"
 
 
@@ -140,7 +140,7 @@ def test_profile_takes_the_usual_head_for_a_task(name: str, task: str, network: 
 
 def test_models_lists_every_network(tmp_path: Path) -> None:
     output = run("models", "--json", tmp_path / "m.json")
-    assert "movenet_thunder (default)" in output
+    assert "mobilenet_v2_heatmap (default)" in output
     models = {m["name"]: m for m in json.loads((tmp_path / "m.json").read_text())["models"]}
     assert models["hrnet_w48"]["state"] in ("weights-missing", "available")
     assert models["movenet_multipose"]["task"] == "people"
@@ -227,7 +227,7 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
         (scores,) = json.loads((tmp_path / "s.json").read_text())["scores"]
         assert scores["ap"] > 0.99
         assert scores["boxes"] == words
-        written = json.loads((tmp_path / "r" / f"movenet_thunder.{boxes}.json").read_text())
+        written = json.loads((tmp_path / "r" / f"mobilenet_v2_heatmap.{boxes}.json").read_text())
         assert len(written) >= 3
 
 

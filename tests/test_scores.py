@@ -29,6 +29,9 @@ def measure(shared: Path, estimator: hrpose.Estimator, boxes: str, flip_test: bo
 @pytest.mark.parametrize(
     ("name", "boxes", "flip_test", "key"),
     [
+        ("mobilenet_v2_heatmap", "gt", False, "AP, annotated boxes"),
+        ("mobilenet_v2_heatmap", "gt", True, "AP, annotated boxes, flip test"),
+        ("mobilenet_v2_heatmap", "detector", False, "AP, boxes of movenet_multipose"),
         ("movenet_thunder", "gt", False, "AP, annotated boxes"),
         ("movenet_thunder", "gt", True, "AP, annotated boxes, flip test"),
         ("movenet_thunder", "detector", False, "AP, boxes of movenet_multipose"),

@@ -15,7 +15,7 @@ from service.inference.answers import ModelState
 
 DEFAULT = "default"
 
-EMBEDDED_DEFAULT = "movenet_thunder"
+EMBEDDED_DEFAULT = "mobilenet_v2_heatmap"
 """The embedded network with the best AP on the validation photos; docs/scores.md has the table."""
 
 OFFICIAL_DEFAULTS = ("hrnet_w48", "hrnet_w32")

@@ -51,7 +51,7 @@ def street_bytes() -> bytes:
 
 def test_three_people_come_back_with_seventeen_named_keypoints(url: str) -> None:
     answer = pose(url, street_bytes())
-    assert answer["model"] == "movenet_thunder"
+    assert answer["model"] == "mobilenet_v2_heatmap"
     assert answer["boxes_from"] == "detector:movenet_multipose"
     assert answer["image"] == {"width": 640, "height": 428}
     assert len(answer["people"]) == 3
@@ -71,10 +71,10 @@ def test_an_answer_does_not_depend_on_who_else_asks(url: str, engine: Engine) ->
     """32 clients at once, each with its own photograph: same answers, and batches were shared."""
     photos = [varied(i) for i in range(CLIENTS)]
     alone = [pose(url, photo) for photo in photos]
-    before = engine.counters()["movenet_thunder"].shared_batches
+    before = engine.counters()["mobilenet_v2_heatmap"].shared_batches
     with ThreadPoolExecutor(CLIENTS) as pool:
         together = list(pool.map(lambda photo: pose(url, photo), photos))
-    assert engine.counters()["movenet_thunder"].shared_batches > before
+    assert engine.counters()["mobilenet_v2_heatmap"].shared_batches > before
     for one, other in zip(alone, together, strict=True):
         assert len(one["people"]) == len(other["people"])
         np.testing.assert_allclose(points_of(one), points_of(other), atol=2e-3)

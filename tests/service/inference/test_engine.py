@@ -37,7 +37,7 @@ def daring(cache: Path) -> Iterator[Engine]:
 
 
 def test_an_official_hrnet_in_the_cache_becomes_the_default(cache: Path) -> None:
-    assert Engine().default == "movenet_thunder"
+    assert Engine().default == "mobilenet_v2_heatmap"
     (entry,) = (m for m in Engine().models() if m.name == "hrnet_w32")
     assert entry.state == "weights-missing"
     from heads import zoo
