@@ -33,13 +33,16 @@ def _with_settings_as_flags(command: Callable[..., None]) -> Callable[..., None]
     parameters = []
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
+        kind: type = str
+        if field.annotation is bool:  # said, not given a value
+            flag, kind = f"{flag}/--no-{flag[2:]}", bool
         help_text = f"{field.description} [HRPOSE_{name.upper()}; default: {field.default}]"
         parameters.append(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[str | None, typer.Option(flag, help=help_text)],
+                annotation=Annotated[kind | None, typer.Option(flag, help=help_text)],
             )
         )
     setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010

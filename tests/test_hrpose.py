@@ -19,6 +19,7 @@ from heads.spec import default_spec
 from models import list_backbones
 from models.errors import ShapeError, SpecError, UnknownName
 from service.errors import InvalidParameter
+from service.settings import Settings
 from tests.conftest import ROOT
 
 STREET = ROOT / "docs" / "street.jpg"
@@ -242,6 +243,25 @@ def test_errors_are_one_line_and_no_traceback(
     said = capsys.readouterr().err
     assert "x.jpg: not an image" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (["--allow-random", "--port", "8123"], True),
+        (["--no-allow-random", "--port", "8123"], False),
+        (["--port", "8123"], False),
+    ],
+)
+def test_a_switch_of_the_server_is_said_without_a_value(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], meant: bool
+) -> None:
+    """As the answer 409 advises: hrpose serve --allow-random."""
+    started: list[Settings] = []
+    monkeypatch.setattr("service.app.run", started.append)
+    run("serve", *said)
+    (settings,) = started
+    assert (settings.allow_random, settings.port) == (meant, 8123)
 
 
 def test_the_settings_page_is_up_to_date() -> None:
