@@ -20,6 +20,7 @@ from commands import (
     compress,
     data,
     evaluate,
+    export,
     models,
     pages,
     predict,
@@ -76,6 +77,7 @@ app.command("profile")(profile.profile)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compress")(compress.compress)
+app.command("export")(export.export)
 app.command("backbones")(pages.list_backbones)
 app.command("settings")(pages.list_settings)
 

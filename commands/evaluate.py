@@ -14,6 +14,8 @@ from heads.spec import NetworkSpec
 from service.inference.answers import Box
 from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, load
+from service.inference.loading import DEFAULT_PRECISION, RuntimeChoice
+from service.inference.runtime import Precision
 
 if TYPE_CHECKING:
     from training.annotations import Annotations
@@ -30,6 +32,12 @@ def evaluate(
         list[str] | None, typer.Option(help="Networks to measure; all embedded ones if left out.")
     ] = None,
     flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
+    runtime: Annotated[
+        RuntimeChoice, typer.Option(help="What runs the networks, as for `hrpose serve`.")
+    ] = "torch",
+    precision: Annotated[
+        Precision, typer.Option(help="`fast`: bfloat16, where OpenVINO has it.")
+    ] = DEFAULT_PRECISION,
     results: Annotated[
         Path | None, typer.Option(help="Folder for COCO result files, one a network.")
     ] = None,
@@ -42,14 +50,18 @@ def evaluate(
     truth = load_annotations(annotations)
     rows = []
     for name in model or _embedded(boxes):
-        estimator = load(name)
+        estimator = load(name, runtime=runtime, precision=precision)
         found = answers(estimator, truth, images, boxes, flip_test)
         used = boxes_used(boxes, estimator.spec)
         rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
         if results is not None:
             write_results(results / f"{estimator.spec.name}.{Path(boxes).stem}.json", found)
     out.print(_scores_table(rows, flip_test))
-    write_json(json_file, {"flip_test": flip_test, "scores": [row.model_dump() for row in rows]})
+    scores = [row.model_dump() for row in rows]
+    write_json(
+        json_file,
+        {"flip_test": flip_test, "runtime": runtime, "precision": precision, "scores": scores},
+    )
 
 
 def answers(

@@ -3,6 +3,7 @@
 HrposeError
 ├── ImageError             bytes that are not one readable image
 │   └── TooManyPixels      an image larger than the caller allows, refused by its header
+├── ExportError            a network that cannot be written for another runtime
 └── CheckpointError        a damaged, truncated or foreign network file
     ├── WeightsMissing     a known network whose weights are not on this machine
     └── DownloadError      weights that could not be fetched, or came with a wrong hash
@@ -26,6 +27,10 @@ class TooManyPixels(ImageError):
             f"the image has {width} x {height} = {width * height / 1e6:.1f} megapixels; "
             f"at most {max_pixels / 1e6:.1f} are accepted"
         )
+
+
+class ExportError(HrposeError):
+    """The network cannot be written for a runtime other than torch; the message says why."""
 
 
 class CheckpointError(HrposeError):

@@ -57,6 +57,8 @@ def create_engine(settings: Settings) -> PoseEngine:
         model=settings.model,
         detector=settings.detector,
         device=settings.device,
+        runtime=settings.runtime,
+        precision=settings.precision,
         threads=settings.threads,
         max_batch=settings.max_batch,
         max_wait_ms=settings.max_wait_ms,

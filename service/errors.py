@@ -6,6 +6,7 @@ HrposeError
     ├── TooLarge             more bytes, pixels or boxes than are accepted
     ├── UnsupportedMedia     a body of a kind the service does not read
     ├── NotAcceptable        an answer of a kind the service does not write
+    ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
     ├── DeadlineExceeded     not answered in time; the work was dropped
     └── Cancelled            the client went away; the work was dropped
@@ -42,6 +43,19 @@ class UnsupportedMedia(ServiceError):
 
 class NotAcceptable(ServiceError):
     """None of the media types that the client accepts can be written."""
+
+
+class RuntimeMissing(ServiceError):
+    """`package` is not installed; the message says how to get it."""
+
+    def __init__(self, package: str, runtime: str) -> None:
+        self.package = package
+        self.runtime = runtime
+        command = "hrpose" if runtime == "torch" else f"'hrpose[{runtime}]'"
+        super().__init__(
+            f"runtime {runtime} needs the package {package}, which is not installed; "
+            f"run: pip install {command}"
+        )
 
 
 class Overloaded(ServiceError):

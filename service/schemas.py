@@ -273,6 +273,10 @@ class ModelAnswer(Answer):
     scores: dict[str, float | str]
     command: str | None = Field(description="Gets the weights where they are missing.")
     random_weights: bool = Field(description="True: never trained; its answers mean nothing.")
+    runtime: str | None = Field(
+        description="What runs it, once loaded: `openvino`, `onnx` or `torch`, and whether `exact` "
+        "or `fast`."
+    )
     skeleton: SkeletonAnswer | None
 
     @classmethod
@@ -292,6 +296,7 @@ class ModelAnswer(Answer):
             scores=info.scores,
             command=info.command,
             random_weights=info.random_weights,
+            runtime=info.runtime,
             skeleton=None if info.skeleton is None else SkeletonAnswer.of(info.skeleton),
         )
 
@@ -301,6 +306,7 @@ class ModelsResponse(Answer):
 
     default: str
     detector: str
+    runtime: str = Field(description="What runs the default network; see the networks' own.")
     models: list[ModelAnswer]
 
 

@@ -47,6 +47,10 @@ class PoseEngine(Protocol):
         """The network that finds boxes."""
 
     @property
+    def runtime(self) -> str:
+        """What runs networks, and with which precision."""
+
+    @property
     def ready(self) -> bool:
         """Loaded, warm, and queues below their bound."""
 

@@ -38,7 +38,22 @@ class Settings(BaseSettings):
         pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Where networks run: cpu, cuda or cuda:N.",
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of a network; 0 is one a core.")
+    runtime: Literal["auto", "openvino", "onnx", "torch"] = Field(
+        default="auto",
+        description="What runs networks: openvino, onnx (both CPU only) or torch; auto is the "
+        "fastest that is installed.",
+    )
+    precision: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="exact: 32-bit as torch; fast: bfloat16 where OpenVINO and the processor "
+        "have it.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads, each with an image of its own (torch: all with the same batch); "
+        "0 is one a core.",
+    )
     max_batch: int = Field(default=8, ge=1, description="Most person crops that run at once.")
     max_wait_ms: float = Field(
         default=0.0,

@@ -27,8 +27,13 @@ TORCH_FREE = (
     "heads.spec",
     "heads.suppression",
     "heads.zoo",
+    "heads.onnx_file",
     "service.inference.pipeline",
     "service.inference.engine",
+    "service.inference.exports",
+    "service.inference.loading",
+    "service.inference.runtime",
+    "service.inference.estimator",
     "service.app",
     "hrpose",
 )

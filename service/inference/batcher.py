@@ -1,15 +1,19 @@
-"""One bounded queue of crops over all requests of a network, and the thread that empties it.
+"""One bounded queue of crops over all requests of a network, and the threads that empty it.
 
 Crops of different requests share a batch; a crop's answer does not depend on its neighbours. While
 the device computes, crops gather, so a busy server batches by itself and an idle one does not wait.
+One thread suits a device that computes one batch at a time; a runtime that computes on each core by
+itself gets a thread a core, and each takes its share of what waits.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +60,9 @@ class _Item:
 class Batcher:
     """Runs crops of many requests through one network. Thread-safe.
 
-    device: held while the network runs, so that networks on one device take turns.
+    device: held while the network runs, so that networks on one device take turns; a semaphore
+        where the device does several computations at once.
+    workers: batches of this network at once.
     max_batch: crops at once.  max_wait_ms: how long a crop waits for company when nothing runs.
     max_queue: crops that may wait; a request that does not fit is refused at once.
     """
@@ -66,7 +72,8 @@ class Batcher:
         name: str,
         runtime: Runtime,
         *,
-        device: threading.Lock,
+        device: AbstractContextManager[bool],
+        workers: int = 1,
         max_batch: int = 8,
         max_wait_ms: float = 0.0,
         max_queue: int = 256,
@@ -82,8 +89,12 @@ class Batcher:
         self._closed = False
         self._crops = self._batches = self._shared = 0
         self._seconds_a_crop = 0.05  # corrected by every batch
-        self._worker = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
-        self._worker.start()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"batcher-{name}-{i}", daemon=True)
+            for i in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     def run(self, crops: Sequence[npt.NDArray[np.uint8]], job: Job) -> list[Ran]:
         """Waits for the maps of each crop, RGB uint8 [H, W, 3], in order.
@@ -117,11 +128,12 @@ class Batcher:
             return len(self._queue) < self._max_queue
 
     def close(self) -> None:
-        """Ends the thread after the batch in hand; what waits is refused."""
+        """Ends the threads after the batches in hand; what waits is refused."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._worker.join()
+        for worker in self._workers:
+            worker.join()
 
     def _put(self, items: list[_Item]) -> None:
         with self._changed:
@@ -133,7 +145,7 @@ class Batcher:
                 raise Overloaded(
                     f"the queue of {self.name} holds {len(self._queue)} of {self._max_queue} "
                     f"crops; no room for {len(items)} more",
-                    max(1.0, len(self._queue) * self._seconds_a_crop),
+                    max(1.0, len(self._queue) * self._seconds_a_crop / len(self._workers)),
                 )
             self._queue.extend(items)
             self._changed.notify_all()
@@ -161,15 +173,19 @@ class Batcher:
             self._queue.clear()
 
     def _take(self) -> list[_Item]:
-        """The oldest crop and more of its shape, up to max_batch; drops what nobody waits for."""
+        """The oldest crop and more of its shape, up to one worker's share of what waits.
+
+        No more than max_batch; drops what nobody waits for.
+        """
         with self._changed:
+            most = min(self._max_batch, math.ceil(len(self._queue) / len(self._workers)))
             batch: list[_Item] = []
             rest: deque[_Item] = deque()
             for item in self._queue:
                 if not _alive(item):
                     continue
                 fits = not batch or item.crop.shape == batch[0].crop.shape
-                (batch if fits and len(batch) < self._max_batch else rest).append(item)
+                (batch if fits and len(batch) < most else rest).append(item)
             self._queue = rest
             return batch
 

@@ -8,6 +8,7 @@ from typing import Any
 from heads import zoo
 from heads.checkpoint import read_spec
 from heads.errors import WeightsMissing
+from heads.onnx_file import read_onnx_spec
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec, default_spec
 from models.errors import SpecError, UnknownName
@@ -30,6 +31,7 @@ class ModelInfo:
     """What is known of one network without loading it.
 
     random_weights: it is, or would be, served as building it gives it; its answers mean nothing.
+    runtime: what runs it, and with which precision, once it is loaded.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModelInfo:
     is_default: bool = False
     random_weights: bool = False
     skeleton: Skeleton | None = None
+    runtime: str | None = None
 
 
 class Catalogue:
@@ -89,7 +92,7 @@ class Catalogue:
     def info(self, name: str, loaded: Mapping[str, NetworkSpec]) -> ModelInfo:
         """What is known of a network by its name in this catalogue."""
         if name in self._files:
-            return self._of_spec(name, read_spec(self._files[name]), self._state(name, loaded))
+            return self._of_spec(name, _spec_of(self._files[name]), self._state(name, loaded))
         if "+" in name:
             return self._of_form(name, loaded)
         entry = zoo.find(name)
@@ -134,8 +137,8 @@ class Catalogue:
         if model == DEFAULT:
             return resolve_default()
         path = Path(model)
-        if path.suffix == ".safetensors":
-            name = read_spec(path).name
+        if path.suffix in (".safetensors", ".onnx"):
+            name = _spec_of(path).name
             self._files[name] = path
             return name
         return self.name_of(model) if "+" in model else zoo.find(model).name
@@ -181,6 +184,10 @@ class Catalogue:
         return ModelInfo(
             name=name, backbone=backbone, head=head, is_default=name == self.default, **known
         )
+
+
+def _spec_of(path: Path) -> NetworkSpec:
+    return read_onnx_spec(path) if path.suffix == ".onnx" else read_spec(path)
 
 
 def resolve_default() -> str:

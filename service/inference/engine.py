@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,12 +30,10 @@ from service.inference.catalogue import (
     first_at_hand,
 )
 from service.inference.job import Job
+from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, RuntimeChoice, choose
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
-from service.inference.runtime import TorchRuntime, use_threads
+from service.inference.runtime import Precision
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("hrpose")
 
@@ -59,7 +57,9 @@ class Engine:
 
     model: a name of `hrpose models`, `<backbone>+<head>`, a checkpoint file, or `default`.
     detector: the `people` network that finds boxes for pose networks, or `none`.
-    threads: CPU threads of the network, 0 for one a core.
+    runtime: what runs networks: openvino, onnx, torch, or auto for the fastest that is installed.
+    precision: exact or fast, see `service.inference.runtime`.
+    threads: CPU threads, 0 for one a core: of one network (torch), or each with its own image.
     max_queue: crops that may wait for one network.
     allow_random: serves `<backbone>+<head>` without weights; the model's name says so.
     """
@@ -70,6 +70,8 @@ class Engine:
         model: str = DEFAULT,
         detector: str = DEFAULT_DETECTOR,
         device: str = "cpu",
+        runtime: RuntimeChoice = "auto",
+        precision: Precision = DEFAULT_PRECISION,
         threads: int = 0,
         max_batch: int = 8,
         max_wait_ms: float = 0.0,
@@ -78,16 +80,18 @@ class Engine:
         max_people: int = 100,
         allow_random: bool = False,
     ) -> None:
+        compute = choose(runtime, precision, device, threads)
         self.device = device
-        self.threads = threads
         self.detector = detector
         self.max_people = max_people
-        self._allow_random = allow_random
+        self._loader = Loader(compute, allow_random)
         self._max_pixels = int(max_megapixels * 1e6)
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
-        self._turn = threading.Lock()  # held while a network runs: one computation a device
+        # Held while a network runs, so that networks share the cores and do not fight for them.
+        self._turn = threading.Semaphore(compute.streams)
         self._loading = threading.Lock()
         self._networks: dict[str, Served] = {}
+        self._runtimes: dict[str, str] = {}
         self._catalogue = Catalogue(model, allow_random)
         self._started = False
 
@@ -102,7 +106,6 @@ class Engine:
         A public network that was asked for by name is downloaded first; DownloadError says what to
         do where that is not possible.
         """
-        self.threads = use_threads(self.threads)
         self._catalogue.fetch(self.default)
         image = np.zeros((256, 256, 3), np.uint8)
         for name in dict.fromkeys((self.default, self.detector)):
@@ -115,8 +118,8 @@ class Engine:
             network.batcher.run([warp(image, crop)], Job())
         self._started = True
         log.info(
-            "default network %s, detector %s, on %s with %d threads",
-            self.default, self.detector, self.device, self.threads,
+            "default network %s, detector %s, run by %s on %s",
+            self.default, self.detector, self.runtime, self.device,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -126,6 +129,12 @@ class Engine:
             for network in self._networks.values():
                 network.batcher.close()
             self._networks.clear()
+        self._loader.close()
+
+    @property
+    def runtime(self) -> str:
+        """What runs the default network, with its precision once it is loaded: `openvino fast`."""
+        return self._runtimes.get(self.default, self._loader.compute.runtime)
 
     @property
     def ready(self) -> bool:
@@ -219,12 +228,15 @@ class Engine:
 
     def models(self) -> list[ModelInfo]:
         """All known networks, also those whose weights are not here."""
-        return self._catalogue.infos(self._specs())
+        return [self._with_runtime(info) for info in self._catalogue.infos(self._specs())]
 
     def model(self, name: str) -> ModelInfo:
         """What is known of one network; `default` is an alias. UnknownName if there is none."""
         name = self._catalogue.name_of(name)
-        return self._catalogue.info(name, self._specs())
+        return self._with_runtime(self._catalogue.info(name, self._specs()))
+
+    def _with_runtime(self, info: ModelInfo) -> ModelInfo:
+        return replace(info, runtime=self._runtimes.get(info.name))
 
     def _specs(self) -> dict[str, NetworkSpec]:
         return {name: network.spec for name, network in list(self._networks.items())}
@@ -260,28 +272,22 @@ class Engine:
             return network
         with self._loading:
             if name not in self._networks:
-                from heads.load import load
-
-                loaded = load(self._catalogue.source(name), allow_random=self._allow_random)
-                self._networks[name] = serve_network(
-                    loaded, loaded.spec, self.device, self._turn, self._batching
-                )
+                loaded = self._loader.load(self._catalogue.source(name))
+                self._networks[name] = serve_network(loaded, self._turn, self._batching)
+                self._runtimes[name] = loaded.runtime.words
             return self._networks[name]
 
 
 def serve_network(
-    network: "torch.nn.Module",
-    spec: NetworkSpec,
-    device: str,
-    turn: threading.Lock,
-    batching: Batching | None = None,
+    loaded: Loaded, turn: AbstractContextManager[bool], batching: Batching | None = None
 ) -> Served:
     """Starts the batcher of a network, on a device whose networks take turns by `turn`."""
     batching = batching or Batching()
     batcher = Batcher(
-        spec.name,
-        TorchRuntime(network, spec, device),
+        loaded.spec.name,
+        loaded.runtime,
         device=turn,
+        workers=loaded.runtime.streams,
         max_batch=batching.max_batch,
         max_wait_ms=batching.max_wait_ms,
         max_queue=batching.max_queue,
@@ -292,7 +298,7 @@ def serve_network(
         "classify": ClassifyNetwork,
         "segment": SegmentNetwork,
     }
-    return kinds[spec.task](spec, batcher)
+    return kinds[loaded.spec.task](loaded.spec, batcher)
 
 
 def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:

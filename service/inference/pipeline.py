@@ -14,6 +14,7 @@ import numpy.typing as npt
 from heads.center_codec import PeopleMaps
 from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
 from heads.image import fits, warp
+from heads.onnx_file import OUTPUT
 from heads.person import FloatArray, Person, person_score
 from heads.spec import NetworkSpec
 from heads.suppression import oks_nms
@@ -22,7 +23,6 @@ from service.errors import InvalidParameter
 from service.inference.answers import Box, Image, PoseOptions
 from service.inference.batcher import Batcher, Ran
 from service.inference.job import Job
-from service.inference.runtime import OUTPUT
 
 SAME_PERSON_OKS = 0.9
 """Two answers more alike than this are one person (official HRNet evaluation)."""

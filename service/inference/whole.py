@@ -5,12 +5,12 @@ import numpy.typing as npt
 
 from heads.classes import class_map, likeliest
 from heads.image import warp
+from heads.onnx_file import OUTPUT
 from heads.spec import NetworkSpec
 from service.inference.answers import ClassScore, Image
 from service.inference.batcher import Batcher
 from service.inference.job import Job
 from service.inference.pipeline import Timing
-from service.inference.runtime import OUTPUT
 
 
 class ClassifyNetwork:

@@ -23,6 +23,7 @@ def list_models(serving: ServingState) -> ModelsResponse:
     return ModelsResponse(
         default=engine.default,
         detector=engine.detector,
+        runtime=engine.runtime,
         models=[ModelAnswer.of(info) for info in engine.models()],
     )
 

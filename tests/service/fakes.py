@@ -57,6 +57,7 @@ class FakeEngine:
 
     default = "fast"
     detector = "finder"
+    runtime = "openvino exact"
 
     def __init__(
         self,

@@ -50,5 +50,7 @@ def test_a_dropped_photo_shows_the_real_skeletons(tmp_path: Path) -> None:
             assert_fits(browser)
             keep(browser, f"whole_{width}")
             summary = browser.run("return document.querySelector('#summary').textContent")
-            assert summary.startswith("3 people by mobilenet_v2_heatmap, boxes from movenet_multipose")
+            assert summary.startswith(
+                "3 people by mobilenet_v2_heatmap, boxes from movenet_multipose"
+            )
         assert browser.complaints() == []

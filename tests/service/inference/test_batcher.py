@@ -19,6 +19,9 @@ from service.inference.runtime import Batch, Maps
 class Counting:
     """A runtime whose answer is each crop's mean; it can be held up, and remembers its batches."""
 
+    streams = 1
+    words = "counting"
+
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.go = threading.Event()

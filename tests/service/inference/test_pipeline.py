@@ -16,6 +16,7 @@ from service.errors import InvalidParameter
 from service.inference.answers import PoseOptions
 from service.inference.engine import serve_network
 from service.inference.job import Job
+from service.inference.loading import Loader, choose
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
 
 TURN = threading.Lock()
@@ -31,9 +32,10 @@ STREET_BOXES = [
 @pytest.fixture(scope="module")
 def networks() -> Iterator[dict[str, PeopleNetwork | PoseNetwork]]:
     made: dict[str, PeopleNetwork | PoseNetwork] = {}
+    loader = Loader(choose("torch"))
     for name in ("movenet_multipose", "movenet_thunder", "hrnet_w18_small"):
         network = load_network(locate(name))
-        served = serve_network(network, network.spec, "cpu", TURN)
+        served = serve_network(loader.module(network), TURN)
         assert isinstance(served, PeopleNetwork | PoseNetwork)
         made[name] = served
     yield made

@@ -1,0 +1,204 @@
+"""With what networks are run, chosen once a process, and networks made ready to run so."""
+
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from heads import zoo
+from heads.errors import CheckpointError, ExportError
+from heads.onnx_file import read_onnx_spec
+from heads.spec import NetworkSpec
+from service.errors import InvalidParameter, RuntimeMissing
+from service.inference.catalogue import is_here
+from service.inference.exports import Exports
+from service.inference.runtime import (
+    OnnxRuntime,
+    OpenVinoRuntime,
+    Precision,
+    Runtime,
+    TorchRuntime,
+    use_threads,
+)
+
+if TYPE_CHECKING:
+    from heads.network import Network
+
+log = logging.getLogger("hrpose")
+
+RuntimeName = Literal["openvino", "onnx", "torch"]
+RuntimeChoice = Literal["auto", "openvino", "onnx", "torch"]
+
+DEFAULT_PRECISION: Precision = "exact"
+
+PACKAGES: dict[RuntimeName, tuple[str, ...]] = {
+    "openvino": ("openvino", "onnx"),
+    "onnx": ("onnxruntime", "onnx"),
+    "torch": ("torch",),
+}
+"""What each runtime imports, and what an export for it needs; the fastest first."""
+
+EXPORTED = ".onnx"
+
+
+@dataclass(frozen=True)
+class Compute:
+    """With what networks are run.
+
+    threads: torch: of one network, 0 for one a core; others: images at once, each on one thread.
+    falls_back: what this runtime cannot run is run by torch.
+    """
+
+    runtime: RuntimeName
+    precision: Precision
+    device: str
+    threads: int
+    falls_back: bool
+
+    @property
+    def streams(self) -> int:
+        """So many computations at once suit the device."""
+        return 1 if self.runtime == "torch" else self.threads
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network that is ready to run."""
+
+    spec: NetworkSpec
+    runtime: Runtime
+
+
+def choose(
+    runtime: RuntimeChoice = "auto",
+    precision: Precision = DEFAULT_PRECISION,
+    device: str = "cpu",
+    threads: int = 0,
+) -> Compute:
+    """What is best of what is installed, or what was asked for.
+
+    Raises RuntimeMissing, which says what to install, or InvalidParameter for a device that the
+    runtime does not have.
+    """
+    name: RuntimeName
+    if runtime == "auto":
+        able = (name for name in PACKAGES if not _missing(name))
+        name = "torch" if device != "cpu" else next(able, "torch")
+    else:
+        name = runtime
+    for package in _missing(name):
+        raise RuntimeMissing(package, name)
+    if name == "torch":
+        return Compute("torch", precision, device, threads, falls_back=False)
+    if device != "cpu":
+        raise InvalidParameter("runtime", f"{name} runs on the CPU; {device} needs runtime torch")
+    return Compute(name, precision, device, threads or _cores(), runtime == "auto")
+
+
+class Loader:
+    """Makes networks ready to run, as `compute` says. Thread-safe.
+
+    allow_random: builds a `<backbone>+<head>` without weights.
+    """
+
+    def __init__(self, compute: Compute, allow_random: bool = False) -> None:
+        self.compute = compute
+        self._allow_random = allow_random
+        self._exports = Exports()
+        self._once = threading.Lock()
+        self._threads_set = False
+
+    def load(self, source: str | Path, network: str | None = None) -> Loaded:
+        """The network of a name, `<backbone>+<head>`, a checkpoint, or a file exported from one.
+
+        network: for public files, what they hold. What is not trained is run by torch: to export
+        it would cost more than it is worth. Raises what `heads.load.load` raises, and ExportError
+        where another runtime than torch was asked for and cannot have the network.
+        """
+        path = Path(source)
+        if path.suffix == EXPORTED:
+            return self._exported(path)
+        if self.compute.runtime == "torch":
+            return self._by_torch(source, network)
+        trained = _trained(source)
+        if trained is None:
+            return self._by_torch(source, network)
+        try:
+            return self._exported(self._exports.get(trained, network))
+        except ExportError as error:
+            if not self.compute.falls_back:
+                raise
+            log.warning("%s; torch runs it instead", error)
+        return self._by_torch(source, network)
+
+    def module(self, network: "Network", spec: NetworkSpec | None = None) -> Loaded:
+        """A network that is built already; spec: what it is, None takes its own."""
+        spec = spec or network.spec
+        with self._once:
+            if not self._threads_set and self.compute.threads:
+                use_threads(self.compute.threads)
+            self._threads_set = True
+        return Loaded(spec, TorchRuntime(network, spec, self.compute.device))
+
+    def close(self) -> None:
+        """Removes temporary files."""
+        self._exports.close()
+
+    def _by_torch(self, source: str | Path, network: str | None) -> Loaded:
+        from heads.load import load
+
+        return self.module(load(source, network, allow_random=self._allow_random))
+
+    def _exported(self, file: Path) -> Loaded:
+        compute = self.compute
+        spec = read_onnx_spec(file)
+        if compute.runtime == "torch":
+            raise CheckpointError(
+                f"{file.name} is an exported network, which torch does not run; take another "
+                "runtime: pip install 'hrpose[openvino]'"
+            )
+        make: dict[str, Callable[[], Runtime]] = {
+            "openvino": lambda: OpenVinoRuntime(
+                file,
+                precision=compute.precision,
+                streams=compute.streams,
+                cache=_compiled_folder(),
+            ),
+            "onnx": lambda: OnnxRuntime(file, streams=compute.streams),
+        }
+        return Loaded(spec, make[compute.runtime]())
+
+
+def _trained(source: str | Path) -> str | Path | None:
+    """The network of the zoo, or file, that a source means; None for a form without weights."""
+    form = str(source)
+    if "+" not in form or Path(source).is_file():
+        return source
+    return next((e.name for e in zoo.entries() if e.network == form and is_here(e.name)), None)
+
+
+def _compiled_folder() -> Path | None:
+    """Where OpenVINO keeps what it compiled; None where nothing can be kept."""
+    folder = zoo.cache_dir() / "exports" / "openvino"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _missing(runtime: RuntimeName) -> list[str]:
+    """Packages that a runtime needs and that are not installed; none is imported for it."""
+    return [name for name in PACKAGES[runtime] if importlib.util.find_spec(name) is None]
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # other systems than Linux
+        return os.cpu_count() or 1
