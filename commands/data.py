@@ -32,7 +32,8 @@ def check(
     show: Annotated[int, typer.Option(min=0, help="So many findings of each kind.")] = 10,
 ) -> None:
     """Find what is wrong with a keypoint data set; exit code 1 where training would suffer."""
-    from training.doctor import examine, sheet
+    from training.contact_sheet import sheet
+    from training.doctor import examine
 
     data = examine(annotations, images)
     _print_findings(data.report, show)
@@ -68,10 +69,8 @@ def _print_findings(report: "Report", show: int) -> None:
         printed[key] += 1
         if printed[key] > show:
             continue
-        name = "" if finding.annotation is None else f"annotation {finding.annotation}"
-        where = ", ".join(part for part in (finding.file, name) if part)
         out.print(
-            f"{finding.level}: {where}{': ' if where else ''}{finding.reason} [{finding.kind}]",
+            f"{finding.level}: {finding} [{finding.kind}]",
             style="red" if finding.level == "error" else "yellow",
             highlight=False,
             markup=False,
@@ -89,8 +88,10 @@ def _print_counts(report: "Report") -> None:
         table.add_row(k.name, *map(str, row))
     out.print(table, highlight=False)
     pairs = ", ".join(f"{a}/{b}" for a, b in report.flip_pairs) or "-"
+    fields = json.dumps(report.category)[1:-1]
     lines = (
         f"flip pairs: {pairs} ({report.flip_pairs_from})",
+        *([f"training uses others; write into the category: {fields}"] if fields else []),
         f"{report.data}: {report.images} images ({report.images_without} show nobody), "
         f"{report.people} people, {report.unlabelled} without labels, {report.crowds} crowds",
         f"{len(report.errors)} errors, {len(report.warnings)} warnings",

@@ -1,7 +1,8 @@
 """The keypoints of a kind of body: names, edges, mirror pairs, and how exactly people label."""
 
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,8 +56,8 @@ class Skeleton(BaseModel):
         for field in ("sigmas", "colours"):
             if len(getattr(self, field)) != count:
                 raise ValueError(f"{count} keypoints need {count} {field}")
-        if any(sigma <= 0 for sigma in self.sigmas):
-            raise ValueError("sigmas must be positive")
+        if not all(0 < sigma < math.inf for sigma in self.sigmas):
+            raise ValueError("sigmas must be positive and finite")
         for field in ("edges", "flip_pairs"):
             for pair in getattr(self, field):
                 if not all(0 <= index < count for index in pair) or pair[0] == pair[1]:
@@ -92,31 +93,70 @@ class Skeleton(BaseModel):
     def from_coco_category(cls, category: Mapping[str, Any]) -> Self:
         """Reads an entry of a COCO file's `categories`, whose `skeleton` counts from 1.
 
-        Mirror pairs are found by name (left_x with right_x); sigmas are COCO's for COCO's 17.
+        Fields beside COCO's: `sigmas`, one a keypoint, and `flip_pairs`, pairs of names. Without
+        them sigmas are COCO's for COCO's 17, and left_x changes places with right_x.
+        Raises SpecError, which names the category and the field.
         """
-        names = tuple(category.get("keypoints", ()))
-        if names == COCO_17.keypoints:
-            return cls.model_validate(COCO_17.model_dump())
-        index = {name: i for i, name in enumerate(names)}
-        pairs = [
-            (i, index[name.replace("left", "right", 1)])
-            for i, name in enumerate(names)
-            if "left" in name and name.replace("left", "right", 1) in index
-        ]
-        edges = [(a - 1, b - 1) for a, b in category.get("skeleton", ())]
         try:
-            return cls.model_validate(
-                {
-                    "name": category.get("name", "custom"),
-                    "keypoints": names,
-                    "edges": edges,
-                    "flip_pairs": pairs,
-                }
-            )
-        except ValidationError as error:
+            names = tuple(category.get("keypoints", ()))
+            given = {
+                field: category[field]
+                for field in ("sigmas", "flip_pairs")
+                if category.get(field) is not None
+            }
+            if names == COCO_17.keypoints:
+                fields = COCO_17.model_dump()
+            else:
+                edges = _edges(category.get("skeleton", ()))
+                name = category.get("name", "custom")
+                pairs = _pairs_by_name(names)
+                fields = {"name": name, "keypoints": names, "edges": edges, "flip_pairs": pairs}
+            if "flip_pairs" in given:
+                given["flip_pairs"] = _indices(given["flip_pairs"], names)
+            if "sigmas" in given and not given["sigmas"]:
+                raise ValueError(f"{len(names)} keypoints need {len(names)} sigmas")
+            return cls.model_validate(fields | given)
+        except (TypeError, ValueError) as error:
             raise SpecError(
-                f"category {category.get('name')!r} has no skeleton: {error}"
+                f"category {category.get('name')!r} has no skeleton: {_reason(error)}"
             ) from error
+
+
+def _reason(error: TypeError | ValueError) -> str:
+    """What is wrong in one line; of what pydantic finds, the first."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}{': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+
+
+def _pairs_by_name(names: Sequence[str]) -> list[tuple[int, int]]:
+    index = {name: i for i, name in enumerate(names)}
+    return [
+        (i, index[name.replace("left", "right", 1)])
+        for i, name in enumerate(names)
+        if "left" in name and name.replace("left", "right", 1) in index
+    ]
+
+
+def _edges(pairs: Any) -> list[tuple[int, int]]:
+    try:
+        return [(a - 1, b - 1) for a, b in pairs]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"skeleton is pairs of numbers from 1; got {pairs!r}") from error
+
+
+def _indices(pairs: Any, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of names as pairs of their places; ValueError for anything else."""
+    if not isinstance(pairs, list | tuple):
+        raise ValueError(f"flip_pairs is a list of pairs of names; got {pairs!r}")
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"flip_pairs are two names each; got {pair!r}")
+        if unknown := [end for end in pair if end not in names]:
+            raise ValueError(f"flip_pairs has {unknown[0]!r}, which is none of the keypoints")
+    return [(names.index(a), names.index(b)) for a, b in pairs]
 
 
 _PALETTE: tuple[Colour, ...] = (

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from heads.skeleton import Skeleton
-from models.errors import HrposeError
+from models.errors import HrposeError, SpecError
+from training.findings import Sound
 
 Box = tuple[float, float, float, float]
 
@@ -42,6 +43,8 @@ class _Category(BaseModel):
     name: str = ""
     keypoints: list[str] = []
     skeleton: list[tuple[int, int]] = []
+    sigmas: Any = None  # this and the next: see Skeleton.from_coco_category
+    flip_pairs: Any = None
 
 
 class _CocoFile(BaseModel):
@@ -88,18 +91,26 @@ class Annotations:
         return found
 
 
-def load_annotations(path: Path, *, skeleton: Skeleton | None = None) -> Annotations:
+def load_annotations(
+    path: Path, *, skeleton: Skeleton | None = None, sound: Sound | None = None
+) -> Annotations:
     """Reads a COCO keypoint file: the first category with keypoints, and its people.
 
-    skeleton: measures by its sigmas instead of COCO's (for COCO's 17) or the default ones.
+    skeleton: measures by its sigmas instead of the file's, see `Skeleton.from_coco_category`.
+    sound: what of the file is read; None: everything.
     Raises AnnotationError, which names the file, the entry and what is wrong with it.
     """
-    content = checked(_COCO_FILE, _read_json(path), f"{path.name} is no COCO keypoint file")
+    whole = _read_json(path)
+    part = whole if sound is None else sound.part_of(whole)
+    content = checked(_COCO_FILE, part, f"{path.name} is no COCO keypoint file")
     category = next((c for c in content.categories if c.keypoints), None)
     if category is None:
         raise AnnotationError(f"{path.name} has no category with keypoints")
     if skeleton is None:
-        skeleton = Skeleton.from_coco_category(category.model_dump())
+        try:
+            skeleton = Skeleton.from_coco_category(category.model_dump())
+        except SpecError as error:
+            raise AnnotationError(f"{path.name}: {error}") from error
     elif list(skeleton.keypoints) != category.keypoints:
         raise AnnotationError(
             f"{path.name} has the keypoints {category.keypoints}; "

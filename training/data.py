@@ -6,6 +6,8 @@ clipped to their photograph.
 """
 
 import json
+import logging
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,17 @@ from heads.codec import HeatmapCodec
 from heads.geometry import Size, clip_box
 from heads.image import read_image
 from heads.skeleton import Skeleton
+from models.errors import SpecError
 from training.augment import Augmentation
+from training.doctor import examine
 from training.errors import DataError
+from training.findings import Sound
 
 FloatArray = npt.NDArray[np.float32]
+
+SHOWN_ERRORS = 3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,43 @@ class Sample:
     source: str
 
 
-def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleton]:
+def look_through(annotations: Path, images: Path, skip_bad: bool) -> Sound | None:
+    """Refuses a keypoint data set with errors before hours are spent on it.
+
+    skip_bad: what to read all the same, where there are errors. Photographs are not opened.
+    Raises DataError, which counts the errors and shows the first ones.
+    """
+    data = examine(annotations, images, pixels=False)
+    errors = data.report.errors
+    if not errors:
+        return None
+    remain = data.report.people > 0
+    if not (skip_bad and remain):
+        shown = "; ".join(str(error) for error in errors[:SHOWN_ERRORS])
+        more = len(errors) - SHOWN_ERRORS
+        command = f"hrpose data check {shlex.join([str(annotations), '--images', str(images)])}"
+        raise DataError(
+            f"{annotations.name} has {len(errors)} error{'s' * (len(errors) > 1)}: {shown}"
+            f"{f'; and {more} more' * (more > 0)}. `{command}` shows them"
+            f"{'; data.skip_bad = true leaves them out' * remain}"
+        )
+    log.warning("%s: left out by data.skip_bad for errors: %d", annotations.name, len(errors))
+    images_read = frozenset(data.files) - data.report.bad_images
+    return Sound(images_read, data.report.bad_annotations)
+
+
+def read_samples(
+    annotations: Path, images: Path, sound: Sound | None = None
+) -> tuple[list[Sample], Skeleton]:
     """People of a COCO keypoint file, and what their keypoints are called.
 
+    sound: what of the file is read; None: everything.
     Fields beside COCO's that count: `primary` 0 (not trained on), `scores` (how sure a label is, 1
     for people's own), `source` (of the annotation). Raises DataError with the entry's id.
     """
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = content if sound is None else sound.part_of(content)
         category = next(c for c in content["categories"] if c.get("keypoints"))
         files = {
             image["id"]: (image["file_name"], (image["height"], image["width"]))
@@ -56,7 +94,7 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
         entries = list(content["annotations"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
-    skeleton = Skeleton.from_coco_category(category)
+    skeleton = skeleton_of(annotations.name, category)
     samples = []
     for entry in entries:
         if not isinstance(entry, dict):
@@ -71,6 +109,14 @@ def read_samples(annotations: Path, images: Path) -> tuple[list[Sample], Skeleto
     if not samples:
         raise DataError(f"{annotations.name} has nobody to train on")
     return samples, skeleton
+
+
+def skeleton_of(name: str, category: Mapping[str, Any]) -> Skeleton:
+    """What a file's keypoints are; DataError names the file."""
+    try:
+        return Skeleton.from_coco_category(category)
+    except SpecError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def _sample(

@@ -9,7 +9,7 @@ As ultralytics reads them: an image's labels stand at the same place below `labe
 without a file shows nobody; without v a keypoint is visible, and not labelled where it is negative.
 (0, 0) without v is taken as not labelled too, because writers leave it there.
 
-Keypoints need names, because mirror pairs are found by them: kpt_names where there are any, COCO's
+Keypoints need names, by which mirror pairs are found: kpt_names where there are any, COCO's
 where there are 17 with COCO's partners, else left_1, right_1, ... for partners, point_3, ... for
 the others. Which partner is called left means nothing, it is the one that comes first.
 """

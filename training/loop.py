@@ -45,7 +45,9 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
     """
     workers = Workers.join(recipe.optimisation.device)
     try:
-        return _run(recipe, data, runs, stop_at, workers)
+        best = _run(recipe, data, runs, stop_at, workers)
+        workers.wait()
+        return best
     finally:
         workers.leave()
 

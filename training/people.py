@@ -18,12 +18,13 @@ from heads.network import Maps, Network, input_tensor
 from heads.person import Person
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
-from training.annotations import load_annotations
 from training.augment import recoloured
+from training.data import look_through, skeleton_of
 from training.errors import DataError
 from training.evaluate import predict_all, score
+from training.findings import Sound
 from training.losses import center_loss
-from training.pose import check_validation
+from training.pose import read_validation
 from training.recipe import Recipe, Views
 from training.task import Measured
 
@@ -60,9 +61,10 @@ class PeopleTask:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         where = recipe.data
-        self._annotations, self._images = data / where.val, data / where.val_images
-        photos, skeleton = read_photos(data / where.train, data / where.train_images)
-        check_validation(self._annotations, self._images, skeleton)
+        train = (data / where.train, data / where.train_images)
+        photos, skeleton = read_photos(*train, look_through(*train, where.skip_bad))
+        self._images = data / where.val_images
+        self._truth = read_validation(data / where.val, self._images, skeleton, where.skip_bad)
         self.spec = recipe.spec(skeleton=skeleton)
         self.samples = PeopleDataset(photos, self.spec, recipe.views)
         self.chances = np.ones(len(photos), np.float32)
@@ -88,9 +90,8 @@ class PeopleTask:
         def predict(image: Image, _boxes: Any) -> list[Person]:
             return found(network, self.spec, image)
 
-        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
-        results = predict_all(truth, self._images, predict, "detector")
-        scores = score(truth, results, model=self.spec.name, boxes="its own")
+        results = predict_all(self._truth, self._images, predict, "detector")
+        scores = score(self._truth, results, model=self.spec.name, boxes="its own")
         return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
 
     def published(self, measured: Measured) -> dict[str, float]:
@@ -99,10 +100,9 @@ class PeopleTask:
 
     def picture(self, network: Network) -> Image:
         """Six validation photographs with everybody found."""
-        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
         height, width = self.spec.input_size
         drawn = []
-        for entry in truth.images[:PICTURES]:
+        for entry in self._truth.images[:PICTURES]:
             image = read_image(self._images / entry["file_name"])
             people = [p for p in found(network, self.spec, image) if p.score >= self.spec.threshold]
             shown = draw_people(image, people, self.spec.skeleton)
@@ -136,13 +136,17 @@ def found(network: Network, spec: NetworkSpec, image: Image) -> list[Person]:
     ]
 
 
-def read_photos(annotations: Path, images: Path) -> tuple[list[Photo], Skeleton]:
+def read_photos(
+    annotations: Path, images: Path, sound: Sound | None = None
+) -> tuple[list[Photo], Skeleton]:
     """Photographs of a COCO keypoint file, each with everybody in it; DataError names the entry.
 
     Who has no labelled keypoint still has a box to be found by.
+    sound: what of the file is read; None: everything.
     """
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = content if sound is None else sound.part_of(content)
         category = next(c for c in content["categories"] if c.get("keypoints"))
         entries: dict[Any, list[Mapping[str, Any]]] = {i["id"]: [] for i in content["images"]}
         for entry in content["annotations"]:
@@ -150,7 +154,7 @@ def read_photos(annotations: Path, images: Path) -> tuple[list[Photo], Skeleton]
                 entries[entry["image_id"]].append(entry)
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
-    skeleton = Skeleton.from_coco_category(category)
+    skeleton = skeleton_of(annotations.name, category)
     count = len(skeleton.keypoints)
     photos = [
         _photo(annotations.name, image, entries[image["id"]], images, count)

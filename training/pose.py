@@ -1,6 +1,7 @@
 """Learning heatmaps of keypoints on crops of one person."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from heads.network import Maps, Network, input_tensor
 from heads.person import Person, person_score
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
-from training.annotations import Box, load_annotations
+from training.annotations import Annotations, Box, load_annotations
 from training.augment import Augmentation
-from training.data import PoseDataset, chances_of, check_images, read_samples
+from training.data import PoseDataset, chances_of, check_images, look_through, read_samples
 from training.errors import DataError
 from training.evaluate import Scores, predict_all, score
 from training.losses import heatmap_loss, heatmap_mse
@@ -35,10 +36,11 @@ class PoseTask:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         where = recipe.data
-        self._annotations, self._images = data / where.val, data / where.val_images
-        people, skeleton = read_samples(data / where.train, data / where.train_images)
+        train = (data / where.train, data / where.train_images)
+        people, skeleton = read_samples(*train, look_through(*train, where.skip_bad))
         check_images(people)
-        check_validation(self._annotations, self._images, skeleton)
+        self._images = data / where.val_images
+        self._truth = read_validation(data / where.val, self._images, skeleton, where.skip_bad)
         self.spec = recipe.spec(skeleton=skeleton)
         views = Augmentation(
             skeleton, self.spec.input_size, self.spec.alignment, **recipe.views.model_dump()
@@ -71,7 +73,7 @@ class PoseTask:
 
     def validate(self, network: Network) -> Measured:
         """AP and PCK with annotated boxes and flip test."""
-        scores = validate(network, self.spec, self._annotations, self._images)
+        scores = validate(network, self.spec, self._truth, self._images)
         return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
 
     def published(self, measured: Measured) -> dict[str, float]:
@@ -83,7 +85,7 @@ class PoseTask:
 
     def picture(self, network: Network) -> Image:
         """Twelve people of the validation data, each on its crop with the keypoints found."""
-        truth = load_annotations(self._annotations, skeleton=self.spec.skeleton)
+        truth = self._truth
         files = {image["id"]: self._images / image["file_name"] for image in truth.images}
         people = [p for image in truth.images for p in truth.people(image["id"])]
         chosen = people[:: max(1, len(people) // PICTURES)][:PICTURES]
@@ -103,7 +105,7 @@ class PoseTask:
         return grid(drawn)
 
 
-def validate(network: Network, spec: NetworkSpec, annotations: Path, images: Path) -> Scores:
+def validate(network: Network, spec: NetworkSpec, truth: Annotations, images: Path) -> Scores:
     """AP and PCK with annotated boxes, each crop looked at twice (flip test)."""
 
     def predict(image: Image, boxes: Any) -> list[Person]:
@@ -114,7 +116,6 @@ def validate(network: Network, spec: NetworkSpec, annotations: Path, images: Pat
             for crop, p, s, b in zip(crops, *found, boxes, strict=True)
         ]
 
-    truth = load_annotations(annotations, skeleton=spec.skeleton)
     results = predict_all(truth, images, predict, "gt")
     return score(truth, results, model=spec.name, boxes="annotated boxes, flip test")
 
@@ -138,13 +139,18 @@ def _person(points: Any, scores: Any, box: Box) -> Person:
     return Person(keypoints, person_score(keypoints, None), box)
 
 
-def check_validation(annotations: Path, images: Path, skeleton: Skeleton) -> None:
-    """Finds before the first step what would else end the run after its first epoch."""
-    truth = load_annotations(annotations)
+def read_validation(
+    annotations: Path, images: Path, skeleton: Skeleton, skip_bad: bool
+) -> Annotations:
+    """Validation data for a training file's skeleton, whose sigmas it is measured by.
+
+    Finds before the first step what would else end the run after its first epoch. Raises DataError
+    or AnnotationError; skip_bad: see `look_through`.
+    """
+    sound = look_through(annotations, images, skip_bad)
+    truth = load_annotations(annotations, sound=sound)
     if truth.skeleton.keypoints != skeleton.keypoints:
         raise DataError(f"{annotations.name} has other keypoints than the training data")
-    missing = sorted(
-        i["file_name"] for i in truth.images if not (images / i["file_name"]).is_file()
-    )
-    if missing:
-        raise DataError(f"{annotations.name}: no photographs {', '.join(missing[:5])}")
+    if truth.skeleton.sigmas != skeleton.sigmas:
+        raise DataError(f"{annotations.name} has other sigmas than the training data")
+    return replace(truth, skeleton=skeleton)

@@ -91,6 +91,8 @@ class Data(_Part):
     train_images, val_images: the photographs of keypoint files and masks.
     classes: of masks, by number.
     weights: how often samples of a source are drawn, relatively.
+    skip_bad: leave out annotations and photographs in which `hrpose data check` finds errors, as
+        far as it finds them without opening photographs (keypoint files).
     """
 
     root: str = ""
@@ -100,6 +102,7 @@ class Data(_Part):
     val_images: str = ""
     classes: tuple[str, ...] = ()
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    skip_bad: bool = False
     description: str = ""
 
 

@@ -84,11 +84,14 @@ class StateFile:
 
 
 def identity(recipe: Recipe) -> str:
-    """What must not change between a run's parts; how long and where it runs may."""
+    """What must not change between a run's parts; how long and where it runs may.
+
+    A key that a later version adds is not in the way, as long as it has its default.
+    """
     free: Any = {
         "network": {"init", "init_without"},
         "data": {"root"},
         "optimisation": {"epochs", "device", "workers", "threads", "save_every_s", "compile"},
         "watch": True,
     }
-    return recipe.model_dump_json(exclude=free)
+    return recipe.model_dump_json(exclude=free, exclude_defaults=True)

@@ -49,6 +49,11 @@ class Workers:
             raise WorkersError(f"the {count} processes of the run cannot meet: {error}") from error
         return cls(distributed.get_rank(), count, chosen)
 
+    def wait(self) -> None:
+        """Until all processes are here: none takes its end of a connection away from another."""
+        if self.count > 1:
+            distributed.barrier()
+
     def leave(self) -> None:
         """Ends the meeting."""
         if self.count > 1:

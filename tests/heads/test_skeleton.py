@@ -60,3 +60,48 @@ def test_a_coco_category_counts_from_one() -> None:
 def test_cocos_own_category_is_coco_17() -> None:
     category = {"name": "person", "keypoints": list(COCO_17.keypoints), "skeleton": [[1, 2]]}
     assert Skeleton.from_coco_category(category) == COCO_17
+
+
+EARS = {"name": "cat", "keypoints": ["ear_a", "tail", "ear_b"]}
+
+
+def test_a_coco_category_may_say_its_own_sigmas_and_mirror_pairs() -> None:
+    fields = {"sigmas": [0.02, 0.1, 0.02], "flip_pairs": [["ear_b", "ear_a"]]}
+    skeleton = Skeleton.from_coco_category(EARS | fields)
+    assert skeleton.sigmas == (0.02, 0.1, 0.02)
+    assert skeleton.flip_order == (2, 1, 0)
+
+
+def test_what_a_category_says_goes_before_what_its_names_say() -> None:
+    cat = {"name": "cat", "keypoints": ["left_ear", "right_ear"]}
+    assert Skeleton.from_coco_category(cat | {"flip_pairs": []}).flip_pairs == ()
+    assert Skeleton.from_coco_category(cat | {"flip_pairs": None}).flip_pairs == ((0, 1),)
+    person = {"name": "person", "keypoints": list(COCO_17.keypoints), "sigmas": [0.1] * 17}
+    skeleton = Skeleton.from_coco_category(person)
+    assert skeleton == COCO_17.model_copy(update={"sigmas": (0.1,) * 17})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sigmas": [0.1]}, "3 keypoints need 3 sigmas"),
+        ({"sigmas": []}, "3 keypoints need 3 sigmas"),
+        ({"sigmas": [0.1, 0.1, 0]}, "positive and finite"),
+        ({"sigmas": [0.1, 0.1, float("nan")]}, "positive and finite"),
+        ({"sigmas": [0.1, 0.1, float("inf")]}, "positive and finite"),
+        ({"sigmas": [0.1, 0.1, "wide"]}, "sigmas"),
+        ({"sigmas": 0.1}, "sigmas"),
+        ({"flip_pairs": "ear_a"}, "a list of pairs of names; got 'ear_a'"),
+        ({"flip_pairs": ["ab"]}, "two names each; got 'ab'"),
+        ({"flip_pairs": [["ear_a"]]}, r"two names each; got \['ear_a'\]"),
+        ({"flip_pairs": [["ear_a", "ear_c"]]}, "'ear_c', which is none of the keypoints"),
+        ({"flip_pairs": [["ear_a", 2]]}, "2, which is none of the keypoints"),
+        ({"flip_pairs": [["tail", "tail"]]}, "flip_pairs has"),
+        ({"flip_pairs": [["ear_a", "tail"], ["tail", "ear_b"]]}, "stands in two flip_pairs"),
+        ({"keypoints": 3}, "not iterable"),
+        ({"skeleton": [["ear_a", "tail"]]}, "skeleton is pairs of numbers from 1"),
+    ],
+)
+def test_a_bad_category_is_refused_in_words(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=rf"^category 'cat' has no skeleton: .*{message}"):
+        Skeleton.from_coco_category(EARS | fields)

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,26 @@ from torch.utils.data import DataLoader
 from heads.codec import HeatmapCodec
 from heads.errors import ImageError
 from heads.skeleton import COCO_17
+from tests.training.damage import Change, Content, changed, entry, image
+from training.annotations import load_annotations
 from training.augment import Augmentation
-from training.data import EpochSampler, PoseDataset, chances_of, check_images, read_samples
+from training.data import (
+    EpochSampler,
+    PoseDataset,
+    chances_of,
+    check_images,
+    look_through,
+    read_samples,
+)
 from training.errors import DataError
 from training.synthetic import write_dataset
 
 SIZE = (64, 64)
-Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     return write_dataset(tmp_path, 5)
-
-
-def changed(people: Path, change: Change) -> Path:
-    content = json.loads(people.read_text())
-    change(content)
-    people.write_text(json.dumps(content))
-    return people
 
 
 def dataset_of(people: Path) -> PoseDataset:
@@ -80,6 +80,71 @@ def test_a_bad_entry_is_refused_by_its_id(
     path = changed(people, lambda content: content["annotations"][0].update(entry))
     with pytest.raises(DataError, match=message):
         read_samples(path, people.parent)
+
+
+def spoil(content: Content) -> None:
+    """Five errors: at 1, 2 and 4, and at entries without an id."""
+    content["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    content["annotations"][1]["keypoints"] = [1, 2]
+    content["images"][3]["file_name"] = "lost.png"
+    content["annotations"].append("somebody")
+    content["images"].append({"file_name": "6.png"})
+
+
+def test_a_data_set_with_errors_is_refused_with_the_first_three_and_what_to_do(
+    people: Path,
+) -> None:
+    with pytest.raises(DataError) as refused:
+        look_through(changed(people, spoil), people.parent, skip_bad=False)
+    assert str(refused.value) == (
+        "people.json has 5 errors: image 5 of the list needs id, file_name, height, width: "
+        "KeyError('id'); annotation 5 of the list has no fields or id; "
+        f"lost.png: is not in {people.parent.name}; and 2 more. "
+        f"`hrpose data check {people} --images {people.parent}` shows them; "
+        "data.skip_bad = true leaves them out"
+    )
+
+
+def test_bad_entries_are_left_out_where_the_recipe_says_so(people: Path) -> None:
+    changed(people, spoil)
+    sound = look_through(people, people.parent, skip_bad=True)
+    samples, _ = read_samples(people, people.parent, sound)
+    assert [s.path.name for s in samples] == ["3.png", "5.png"]
+    check_images(samples)
+    truth = load_annotations(people, sound=sound)
+    assert [i["id"] for i in truth.images] == [1, 2, 3, 5]
+    assert [a["id"] for a in truth.annotations] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (image(id=2), [3, 4, 5]),  # nobody knows whose photograph is whose
+        (entry(id=2), [3, 4, 5]),
+        (entry(image_id=77), [2, 3, 4, 5]),
+        (entry(image_id=[1]), [2, 3, 4, 5]),
+        (image(height=None), [2, 3, 4, 5]),
+        (entry(bbox=[float("nan")] * 4), [2, 3, 4, 5]),
+    ],
+)
+def test_what_is_left_can_be_read(people: Path, change: Change, left: list[int]) -> None:
+    sound = look_through(changed(people, change), people.parent, skip_bad=True)
+    samples, _ = read_samples(people, people.parent, sound)
+    assert [s.path.name for s in samples] == [f"{i}.png" for i in left]
+    assert [a["id"] for a in load_annotations(people, sound=sound).annotations] == left
+
+
+def test_a_whole_data_set_is_read_whole_and_photographs_stay_closed(people: Path) -> None:
+    (people.parent / "1.png").write_bytes(b"not a picture")
+    assert look_through(people, people.parent, skip_bad=False) is None
+    assert look_through(people, people.parent, skip_bad=True) is None
+
+
+def test_nobody_left_is_refused_whatever_the_recipe_says(people: Path) -> None:
+    changed(people, lambda content: content["annotations"].clear())
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match=r"1 error: nobody has a .* shows them$"):
+            look_through(people, people.parent, skip_bad)
 
 
 def test_missing_photographs_are_named_before_training(people: Path) -> None:
@@ -163,8 +228,8 @@ def test_the_skeleton_is_that_of_the_file(people: Path) -> None:
             "keypoints": ["left_corner", "right_corner"],
             "skeleton": [[1, 2]],
         }
-        for entry in content["annotations"]:
-            entry["keypoints"] = entry["keypoints"][:6]
+        for person in content["annotations"]:
+            person["keypoints"] = person["keypoints"][:6]
 
     _, skeleton = read_samples(changed(people, change), people.parent)
     assert skeleton.flip_pairs == ((0, 1),)

@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +12,17 @@ from typer.testing import CliRunner
 
 from commands.data import app
 from heads.image import read_image
-from heads.skeleton import COCO_17, DEFAULT_SIGMA, Skeleton
-from training.doctor import TILE, examine, flip_pairs, problems, sheet, swapped_sides
+from tests.training.damage import Change, Content, changed, entry, image, keypoint
+from training import checks
+from training.contact_sheet import TILE
+from training.doctor import problems
 from training.errors import DataError
 from training.synthetic import write_dataset
-from training.synthetic_objects import write_plants
-
-Content = dict[str, Any]
-Change = Callable[[Content], None]
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     return write_dataset(tmp_path, 5)
-
-
-def changed(path: Path, change: Change) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def entry(**fields: Any) -> Change:
-    """Changes fields of the first annotation."""
-    return lambda content: content["annotations"][0].update(fields)
-
-
-def image(**fields: Any) -> Change:
-    return lambda content: content["images"][0].update(fields)
-
-
-def keypoint(index: int, *values: float) -> Change:
-    def change(content: Content) -> None:
-        content["annotations"][0]["keypoints"][3 * index : 3 * index + 3] = values
-
-    return change
-
-
-def swap(content: Content, number: int, pairs: tuple[tuple[int, int], ...]) -> None:
-    """Swaps the labels of pairs of one annotation."""
-    points = np.array(content["annotations"][number]["keypoints"]).reshape(-1, 3)
-    for a, b in pairs:
-        points[[a, b]] = points[[b, a]]
-    content["annotations"][number]["keypoints"] = points.ravel().tolist()
 
 
 def test_a_whole_data_set_has_no_findings(people: Path) -> None:
@@ -145,47 +110,6 @@ def test_crowds_and_people_without_labels_are_counted_not_blamed(people: Path) -
     assert (report.crowds, report.unlabelled, report.people, report.images_without) == (1, 2, 1, 2)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "reason"),
-    [
-        (COCO_17.flip_pairs, "all swapped, or face not seen"),
-        (COCO_17.flip_pairs[2:], "point against the other pairs"),
-        (((5, 6),), "left_shoulder/right_shoulder point against the other pairs"),
-        (((11, 12),), "left_hip/right_hip point against the other pairs"),
-    ],
-)
-def test_swapped_sides_of_people_are_found(
-    people: Path, pairs: tuple[tuple[int, int], ...], reason: str
-) -> None:
-    # Drawn faces are smaller than people label exactly, so the eyes are moved apart.
-    def change(content: Content) -> None:
-        for number in range(5):
-            points = np.array(content["annotations"][number]["keypoints"]).reshape(17, 3)
-            points[:3, :2] = [[36, 18], [44, 10], [28, 10]]
-            content["annotations"][number]["keypoints"] = points.ravel().tolist()
-        swap(content, 3, pairs)
-
-    report = problems(changed(people, change), people.parent)
-    assert [(f.kind, f.level, f.annotation) for f in report.findings] == [
-        ("sides-swapped", "warning", 4)
-    ]
-    assert reason in report.findings[0].reason
-
-
-def test_crossed_legs_and_hands_are_no_finding(people: Path) -> None:
-    change: Change = lambda content: swap(content, 0, ((9, 10), (13, 14), (15, 16)))  # noqa: E731
-    assert problems(changed(people, change), people.parent).findings == ()
-
-
-def test_the_sides_of_other_bodies_are_learned_from_the_data(tmp_path: Path) -> None:
-    plants = write_plants(tmp_path, 80)
-    assert problems(plants, tmp_path / "images").findings == ()
-    report = problems(
-        changed(plants, lambda content: swap(content, 7, ((3, 4),))), tmp_path / "images"
-    )
-    assert [(f.kind, f.annotation) for f in report.findings] == [("sides-swapped", 8)]
-
-
 def test_only_the_first_category_with_keypoints_is_read(people: Path) -> None:
     def change(content: Content) -> None:
         content["categories"].append({"id": 2, "name": "dog", "keypoints": ["nose"]})
@@ -216,79 +140,6 @@ def test_what_cannot_be_looked_through_is_refused(tmp_path: Path, text: str, mes
         problems(path, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("names", "expected", "how"),
-    [
-        (("left_ear", "tail", "right_ear"), (("left_ear", "right_ear"),), "names"),
-        (("L_Eye", "R_Eye"), (("L_Eye", "R_Eye"),), "names; training finds only left_x"),
-        (("eye-l", "eye-r"), (("eye-l", "eye-r"),), "names; training"),
-        (("LEye", "REye"), (("LEye", "REye"),), "names; training"),
-        (("rightPaw", "leftPaw"), (("leftPaw", "rightPaw"),), "names"),
-        (("lid", "rim"), (), "none"),
-    ],
-)
-def test_flip_pairs_are_proposed_by_name(
-    names: tuple[str, ...], expected: tuple[tuple[str, str], ...], how: str
-) -> None:
-    skeleton = Skeleton.from_coco_category({"name": "thing", "keypoints": list(names)})
-    pairs, found = flip_pairs(skeleton, [])
-    assert pairs == expected
-    assert found.startswith(how)
-
-
-def test_flip_pairs_without_sides_in_their_names_are_found_by_symmetry(tmp_path: Path) -> None:
-    def change(content: Content) -> None:
-        names = [f"k{k}" for k in range(17)]
-        content["categories"][0] |= {"name": "thing", "keypoints": names}
-
-    path = changed(write_dataset(tmp_path, 60), change)
-    report = problems(path, tmp_path)
-    assert report.flip_pairs_from.startswith("the data is symmetric")
-    expected = {(f"k{a}", f"k{b}") for a, b in COCO_17.flip_pairs}
-    assert set(report.flip_pairs) == expected
-
-
-def test_sigmas_are_measured_where_people_are_labelled_twice(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    off_px = 2.0
-
-    def change(content: Content) -> None:
-        for entry in content["annotations"][:40]:
-            points = np.array(entry["keypoints"]).reshape(17, 3)
-            points[:, :2] += rng.normal(0, off_px, (17, 2))
-            points[0, 2] = 0
-            again = {"id": 100 + entry["id"], "num_keypoints": 16}
-            content["annotations"].append({**entry, "keypoints": points.ravel().tolist(), **again})
-
-    people = changed(write_dataset(tmp_path, 60, size=(384, 288)), change)
-    nose, *others = problems(people, tmp_path, pixels=False).keypoints
-    assert (nose.sigma, nose.sigma_from) == (0.026, "COCO's of this name")
-    # Only the second label is off: d**2 is 2 * off_px**2, of which half counts for each of both.
-    root_of_area = np.sqrt(0.5 * 0.8 * 288 * 0.9 * 384)
-    measured = np.array([k.sigma for k in others])
-    # 40 squared distances have a relative deviation of 1 / sqrt(40); 16 means stay within 3.5.
-    np.testing.assert_allclose(measured, off_px / root_of_area, rtol=0.5 * 3.5 / np.sqrt(40))
-    assert {k.sigma_from for k in others} == {"40 people labelled twice"}
-
-
-def test_sigmas_of_unknown_names_are_the_default_and_say_so(tmp_path: Path) -> None:
-    report = problems(write_plants(tmp_path, 3), tmp_path / "images")
-    assert {k.sigma for k in report.keypoints} == {DEFAULT_SIGMA}
-    assert all(k.sigma_from.startswith("default") for k in report.keypoints)
-
-
-def test_a_sheet_shows_the_worst_first_and_people_on_their_pixels(people: Path) -> None:
-    (people.parent / "2.png").unlink()
-    data = examine(changed(people, entry(num_keypoints=3)), people.parent)
-    picture = sheet(data, tiles=3)
-    assert picture.shape == (TILE, 3 * TILE, 3)
-    missing, lying, whole = np.split(picture, 3, axis=1)
-    # No photograph: grey, but for its words.
-    assert (missing[TILE // 2] == 96).all()
-    assert (lying != 96).any(axis=2).mean() > 0.5
-    assert (whole == COCO_17.colours[16]).all(axis=2).any()
-
-
 def test_the_command_prints_findings_and_ends_with_1_on_errors(people: Path) -> None:
     run = CliRunner()
     folder = people.parent
@@ -307,8 +158,6 @@ def test_the_command_prints_findings_and_ends_with_1_on_errors(people: Path) -> 
 
 
 def test_images_are_read_one_at_a_time(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.doctor as doctor
-
     alive: list[int] = []
 
     class Counted(np.ndarray):
@@ -320,7 +169,7 @@ def test_images_are_read_one_at_a_time(people: Path, monkeypatch: pytest.MonkeyP
         alive.append(1)
         return read_image(path).view(Counted)
 
-    monkeypatch.setattr(doctor, "read_image", read)
+    monkeypatch.setattr(checks, "read_image", read)
     assert problems(people, people.parent).findings == ()
     assert alive.count(1) == 5
 
@@ -333,28 +182,6 @@ def test_the_projects_own_data_has_no_errors(shared: Path) -> None:
     assert report.errors == ()
     assert not [f for f in report.warnings if f.kind == "sides-swapped"]
     assert (report.images, report.people, report.crowds) == (51, 160, 5)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "needed", "share"),
-    [(COCO_17.flip_pairs, (0, 1, 2), 0.95), (COCO_17.flip_pairs[2:], (1, 2, 5, 6), 0.97)],
-)
-def test_swapped_copies_of_photographed_people_are_found(
-    shared: Path, pairs: tuple[tuple[int, int], ...], needed: tuple[int, ...], share: float
-) -> None:
-    folder = shared / "data" / "val"
-    if not folder.is_dir():
-        pytest.skip("the data (../shared/data) is not here")
-    data = examine(folder / "val.json", folder / "images", pixels=False)
-    copies = []
-    for person in data.people.values():
-        if person.labelled[list(needed)].all():
-            points = person.keypoints.copy()
-            for a, b in pairs:
-                points[[a, b]] = points[[b, a]]
-            copies.append(replace(person, keypoints=points))
-    assert len(copies) > 50
-    assert len(list(swapped_sides(copies, COCO_17))) >= share * len(copies)
 
 
 def test_an_image_that_exif_turns_is_measured_upright(people: Path) -> None:

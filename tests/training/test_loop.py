@@ -19,8 +19,9 @@ from heads.checkpoint import load_checkpoint, load_network, read_spec, save_chec
 from heads.network import Network, build
 from heads.spec import NetworkSpec
 from models.errors import HrposeError, WeightsError
+from tests.training.damage import changed
 from training import loop
-from training.errors import StateError, TrainingDiverged
+from training.errors import DataError, StateError, TrainingDiverged
 from training.loop import train
 from training.recipe import Optimisation, Recipe, read_recipe
 from training.schedule import make_optimizer, rate
@@ -365,8 +366,9 @@ def test_a_network_with_dropout_resumes_with_the_same_bits(
     ("damage", "reason"),
     [
         ("no file", r"val\.json"),
-        ("no photograph", r"val\.json: no photographs 9\.png"),
+        ("no photograph", r"val\.json has 1 error: 9\.png: is not in"),
         ("other keypoints", r"val\.json has other keypoints"),
+        ("other sigmas", r"val\.json has other sigmas"),
     ],
 )
 def test_wrong_validation_data_stops_a_run_before_its_first_step(
@@ -377,6 +379,8 @@ def test_wrong_validation_data_stops_a_run_before_its_first_step(
         content["images"][0]["file_name"] = "9.png"
     if damage == "other keypoints":
         content["categories"][0]["keypoints"][0] = "chin"
+    if damage == "other sigmas":
+        content["categories"][0]["sigmas"] = [0.05] * 17
     if damage != "no file":
         (tmp_path / "val.json").write_text(json.dumps(content))
 
@@ -386,3 +390,21 @@ def test_wrong_validation_data_stops_a_run_before_its_first_step(
     monkeypatch.setattr(loop, "_step", step)
     with pytest.raises(HrposeError, match=reason):
         train(recipe_of(data, f"data.val={tmp_path / 'val.json'}"), data, tmp_path / "runs")
+
+
+def test_bad_entries_stop_a_run_unless_the_recipe_leaves_them_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][1]["bbox"] = [0, 0, 0, 0]
+
+    write_dataset(tmp_path, 3)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    changed(tmp_path / "people.json", change)
+    with pytest.raises(DataError, match=r"people\.json has 1 error: 2\.png, annotation 2: the box"):
+        train(recipe_of(tmp_path), tmp_path, tmp_path / "runs")
+    assert not list((tmp_path / "runs" / "tiny").glob("*"))
+    recipe = recipe_of(tmp_path, "data.skip_bad=true", "optimisation.samples_per_epoch=0")
+    train(recipe, tmp_path, tmp_path / "runs")
+    assert log_of(tmp_path / "runs")[-1]["crops"] == 2
+    assert caplog.messages == ["people.json: left out by data.skip_bad for errors: 1"] * 2

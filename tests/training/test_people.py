@@ -16,10 +16,11 @@ from heads.spec import default_spec
 from service.inference.answers import PoseOptions
 from service.inference.engine import Engine
 from service.inference.job import Job
+from training.data import look_through
 from training.errors import DataError
 from training.loop import train
 from training.losses import center_loss, peak_loss
-from training.people import NAMES, PeopleDataset, read_photos
+from training.people import NAMES, PeopleDataset, PeopleTask, read_photos
 from training.recipe import Views, read_recipe
 from training.synthetic import draw_person
 
@@ -204,6 +205,23 @@ def test_a_run_learns_people_and_the_server_finds_them(data: Path, tmp_path: Pat
     assert len(answer.people) == 2
     lefts = sorted(person.box_xywh[0] for person in answer.people)
     assert lefts == pytest.approx([6, 70], abs=4)
+
+
+def test_bad_entries_are_left_out_where_the_recipe_says_so(data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "pairs.json").read_text())
+    content["annotations"][1]["bbox"] = [0, 0, 0, 0]
+    content["images"][2]["file_name"] = "lost.png"
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(content))
+    changes = [f"data.train={bad}", f"data.val={bad}"]
+    with pytest.raises(DataError, match=r"bad\.json has 2 errors: .*data\.skip_bad = true"):
+        PeopleTask(read_recipe(data / "pairs.toml", changes), data)
+    task = PeopleTask(read_recipe(data / "pairs.toml", [*changes, "data.skip_bad=true"]), data)
+    assert len(task.samples) == 2
+    boxes = [
+        len(photo.boxes_xyxy) for photo in read_photos(bad, data, look_through(bad, data, True))[0]
+    ]
+    assert boxes == [1, 2]
 
 
 def test_what_is_no_data_set_is_refused(data: Path, tmp_path: Path) -> None:
