@@ -9,6 +9,8 @@ import typer
 
 from commands.console import out
 
+NOT_YET = "stopped before an epoch was done; the same command goes on"
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")],
@@ -34,4 +36,5 @@ def train(
 
     stop_at = None if minutes is None else time.time() + 60 * minutes
     plan = read_recipe(recipe, change or ())
-    out.print(str(run(plan, data or Path(plan.data.root), runs, stop_at)), highlight=False)
+    best = run(plan, data or Path(plan.data.root), runs, stop_at)
+    out.print(str(best) if best.is_file() else NOT_YET, highlight=False)

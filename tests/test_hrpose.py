@@ -166,6 +166,8 @@ def test_train_makes_what_serves(tmp_path: Path) -> None:
     assert best == tmp_path / "runs" / "drawn" / "best.safetensors"
     people = hrpose.load(best).predict(hrpose.read_image(STREET), [(326, 174, 71, 197)])
     assert people[0].keypoints.shape == (17, 3)
+    stopped = run("train", *recipe, *changes, "--set", "name=stopped", "--minutes", "0")
+    assert "stopped before an epoch was done; the same command goes on" in stopped
 
 
 def test_models_lists_every_backbone_under_each_kind_of_head(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def main(
     except HrposeError as error:
         typer.echo(f"{recipe.name}: {error}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(best)
+    typer.echo(
+        best if best.is_file() else "stopped before an epoch was done; goes on when called again"
+    )
 
 
 if __name__ == "__main__":
