@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from heads.geometry import Crop, Size, clip_box
+from heads.person import Person
 from models.errors import ShapeError
 
 FloatArray = npt.NDArray[np.float32]
@@ -50,6 +52,19 @@ class PeopleMaps:
     boxes_xyxy: FloatArray
     centre_scores: FloatArray
     scores: FloatArray
+
+    def people(self, view: Crop, image_size: Size) -> list[Person]:
+        """Them in image pixels, boxes cut to the image. view: how the image was fed."""
+        found = []
+        for i, corners in enumerate(self.boxes_xyxy.reshape(-1, 2, 2).astype(np.float64)):
+            (x0, y0), (x1, y1) = view.to_image(corners)
+            points = view.to_image(self.points[i])
+            keypoints = np.column_stack([points, self.point_scores[i]]).astype(np.float32)
+            box = clip_box((x0, y0, x1 - x0, y1 - y0), image_size)
+            found.append(
+                Person(keypoints, float(self.scores[i]), box, float(self.centre_scores[i]))
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -123,17 +123,7 @@ def found(network: Network, spec: NetworkSpec, image: Image) -> list[Person]:
     assert isinstance(answer, dict)
     maps = {name: tensor.float().cpu().numpy() for name, tensor in answer.items()}
     (people,) = spec.center_codec().decode_people(maps)
-    points = view.to_image(people.points)
-    corners = view.to_image(people.boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
-    return [
-        Person(
-            np.column_stack([points[i], people.point_scores[i]]).astype(np.float32),
-            float(people.scores[i]),
-            (float(x0), float(y0), float(x1 - x0), float(y1 - y0)),
-            float(people.centre_scores[i]),
-        )
-        for i, (x0, y0, x1, y1) in enumerate(corners)
-    ]
+    return people.people(view, (image.shape[0], image.shape[1]))
 
 
 def read_photos(

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from heads.center_codec import PeopleMaps
-from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
+from heads.geometry import clip_box, flip_heatmaps, flip_points
 from heads.image import fits, warp
 from heads.onnx_file import OUTPUT
 from heads.person import FloatArray, Person, person_score
@@ -69,7 +68,8 @@ class PeopleNetwork:
         view = self.spec.whole((image.shape[0], image.shape[1]))
         ran = self.batcher.run([warp(image, view)], job)
         maps = {name: values[None] for name, values in ran[0].maps.items()}
-        return _people_of(self._codec.decode_people(maps)[0], view, image), Timing.of(ran)
+        (found,) = self._codec.decode_people(maps)
+        return found.people(view, (image.shape[0], image.shape[1])), Timing.of(ran)
 
 
 class PoseNetwork:
@@ -218,26 +218,6 @@ class Pipeline:
 
 def _mean(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> FloatArray:
     return np.asarray((a + b) / 2, dtype=np.float32)
-
-
-def _people_of(found: PeopleMaps, view: Crop, image: Image) -> list[Person]:
-    """People in image pixels, boxes cut to the image."""
-    people = []
-    for p in range(len(found.scores)):
-        corners = view.to_image(found.boxes_xyxy[p].reshape(2, 2).astype(np.float64))
-        (x0, y0), (x1, y1) = corners
-        box = clip_box((x0, y0, x1 - x0, y1 - y0), (image.shape[0], image.shape[1]))
-        points = view.to_image(found.points[p])
-        keypoints = np.concatenate([points, found.point_scores[p][:, None]], axis=1)
-        people.append(
-            Person(
-                keypoints.astype(np.float32),
-                float(found.scores[p]),
-                box,
-                float(found.centre_scores[p]),
-            )
-        )
-    return people
 
 
 def _best(people: Sequence[Person], least_score: float, max_people: int) -> tuple[Person, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import create_backbone
 from models.weights import load_weights, rename
+from tests.models.twins import randomised
 
 TOLERANCE = 1e-5  # of the standard deviation of a map
 
@@ -75,20 +76,7 @@ def twin_of(name: str) -> nn.Module:
         twin = getattr(torchvision.models, name)(weights=None)
     else:
         twin = timm.create_model(TIMM[name])
-    generator = torch.Generator().manual_seed(7)
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=0.1, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return twin.eval()
+    return randomised(twin)
 
 
 def relative_differences(name: str) -> list[float]:

@@ -26,6 +26,7 @@ from models.inception_resnet_v2 import residual_a
 from models.inception_v3 import module_7
 from models.profile import profile
 from models.weights import load_strict, load_weights, rename
+from tests.models.twins import randomised
 
 TOLERANCE = 1e-5  # of the standard deviation of a map
 
@@ -82,23 +83,6 @@ TWINS = {
     ),
 }
 UNPADDED = [name for name, twin in TWINS.items() if not twin.pads]
-
-
-def randomised(twin: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=0.1, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return twin.eval()
 
 
 def options_of(name: str) -> dict[str, Any]:

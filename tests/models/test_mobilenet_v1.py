@@ -14,25 +14,10 @@ from models.errors import SpecError
 from models.mobilenet_v1 import DepthwiseSeparable
 from models.profile import profile
 from models.weights import load_weights, rename
+from tests.models.twins import randomised
 
 TWINS = {1.0: "mobilenet_w1", 0.75: "mobilenet_w3d4", 0.5: "mobilenet_wd2", 0.25: "mobilenet_wd4"}
 LAST_LAYERS = ("features.stage2", "features.stage3", "features.stage4", "features.stage5")
-
-
-def randomised(twin: nn.Module) -> nn.Module:
-    """Random weights, and batch norms that do something."""
-    generator = torch.Generator().manual_seed(7)
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return twin.eval()
 
 
 def classifier(width: float) -> Network:

@@ -15,6 +15,7 @@ from models.errors import SpecError
 from models.profile import profile
 from models.shufflenet_v1 import Unit
 from models.weights import load_weights, rename
+from tests.models.twins import randomised
 
 GROUPS = (1, 2, 3, 4, 8)
 # (groups, width) -> the twin
@@ -25,22 +26,6 @@ TWINS = {
     **{(groups, 0.25): f"shufflenet_g{groups}_wd4" for groups in (1, 3)},
 }
 LAST_LAYERS = ("features.init_block", "features.stage1", "features.stage2", "features.stage3")
-
-
-def randomised(twin: nn.Module) -> nn.Module:
-    """Random weights, and batch norms that do something."""
-    generator = torch.Generator().manual_seed(7)
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return twin.eval()
 
 
 def classifier(groups: int, width: float = 1.0) -> Network:

@@ -12,24 +12,9 @@ from torchvision.models import mobilenetv2, resnet
 from models import Backbone, create_backbone
 from models.hrnet import ClassificationNeck
 from models.weights import load_weights
+from tests.models.twins import randomised
 
 TOLERANCE = 1e-5  # of the standard deviation of a map
-
-
-def randomised(twin: nn.Module) -> nn.Module:
-    """Random weights, and statistics of batch norm that are not 0 and 1."""
-    generator = torch.Generator().manual_seed(7)
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return twin.eval()
 
 
 def image(height: int = 64, width: int = 96) -> Tensor:
