@@ -6,7 +6,9 @@ wanted here; the header is read first, so a small file cannot unfold into gigaby
 """
 
 import math
+import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,16 @@ ImageFormat = Literal["jpeg", "png", "webp", "bmp"]
 # Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_SOS, _EOI = 0xDA, 0xD9
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts are part of a scan
+
+MAX_SEGMENTS = 10_000
+"""A JPEG's header may have so many parts; one that is nothing but parts would take long to walk."""
+
+MAX_SCANS = 32
+"""A JPEG may be refined in so many passes; encoders use 10 or so. Each pass costs the decoder a walk
+over all pixels, however little it holds, so that 76 kB could keep it busy for seconds."""
 
 
 def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
@@ -37,6 +49,8 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
     kind, width, height = read_header(data)
     if max_pixels is not None and width * height > max_pixels:
         raise TooManyPixels(width, height, max_pixels)
+    if kind == "jpeg":
+        _check_scans(data)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -167,21 +181,40 @@ def _read_header(data: bytes) -> tuple[ImageFormat, int, int]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Sides in the first frame header (ITU T.81, B.2.2)."""
-    at = 2
-    while at < len(data):
-        if data[at] != 0xFF:
-            raise ImageError("the JPEG header is damaged")
-        code = data[at + 1]
-        if code == 0xFF:  # fill byte
-            at += 1
-        elif code in _JPEG_WITHOUT_LENGTH:
-            at += 2
-        elif code in _SOF:
+    for code, at in _jpeg_segments(data):
+        if code in _SOF:
             height, width = struct.unpack_from(">HH", data, at + 5)
             return width, height
-        else:
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     raise ImageError("the JPEG image ends within its header")
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuses a JPEG of more than MAX_SCANS scans."""
+    scans = sum(code == _SOS for code, _ in _jpeg_segments(data))
+    if scans > MAX_SCANS:
+        raise ImageError(f"the JPEG image has {scans} scans; {MAX_SCANS} are read")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Code and place of every marker up to the image's end; what lies behind that is not read.
+
+    Bytes between segments are passed over, as the decoder does.
+    """
+    at, code = 2, 0
+    for _ in range(MAX_SEGMENTS):
+        found = (_AFTER_SCAN if code == _SOS else _MARKER).search(data, at)
+        if found is None:
+            return
+        at, code = found.start(), data[found.start() + 1]
+        if code == _EOI:
+            return
+        yield code, at
+        at += 2
+        if code not in _JPEG_WITHOUT_LENGTH:
+            if at + 2 > len(data):
+                return
+            at += max(2, struct.unpack_from(">H", data, at)[0])
+    raise ImageError(f"the JPEG image has more than {MAX_SEGMENTS} segments")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

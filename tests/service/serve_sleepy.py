@@ -1,0 +1,64 @@
+"""A server process whose network sleeps: its speed does not depend on how busy the machine is.
+
+Queue, batches and places are the real ones. Settings come from the environment.
+"""
+
+import threading
+import time
+
+import numpy as np
+
+from service.app import create_app
+from service.inference.answers import PoseAnswer, PoseOptions
+from service.inference.batcher import BatchCounters, Batcher
+from service.inference.job import Job
+from service.inference.runtime import Batch, Maps
+from service.server import serve
+from service.settings import Settings
+from tests.service.fakes import FakeEngine
+
+BATCH_S = 0.03
+"""A batch of any size takes so long."""
+
+
+class SleepyRuntime:
+    """Computes nothing, and takes its time for it."""
+
+    streams = 1
+    words = "sleepy exact"
+
+    def run(self, batch: Batch) -> Maps:
+        """The mean of each crop, a little later."""
+        time.sleep(BATCH_S)
+        return {"output": batch.mean(axis=(1, 2, 3), dtype=np.float32)}
+
+
+class SleepyEngine(FakeEngine):
+    """Answers with the boxes it was sent, when their crops have been through a real queue."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.batcher = Batcher(
+            "sleepy",
+            SleepyRuntime(),
+            device=threading.Lock(),
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+        )
+
+    def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
+        """One person a box; the network must have seen this request's own crop."""
+        assert options.boxes_xywh is not None
+        mark = int(options.boxes_xywh[0][0])
+        (ran,) = self.batcher.run([np.full((4, 4, 3), mark, np.uint8)], job)
+        assert float(ran.maps["output"]) == mark
+        return super().pose(data, model, options, job)
+
+    def counters(self) -> dict[str, BatchCounters]:
+        """What the queue has done."""
+        return {"sleepy": self.batcher.counters()}
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    serve(create_app(settings, SleepyEngine(settings)))

@@ -1,0 +1,235 @@
+"""Overload, clients that leave, clients that crawl, killed processes, full disks: nothing is lost.
+
+A request is lost when its client stays and gets no answer, somebody else's answer, or a fault. Each
+test counts those, and the count is nought.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.service.conftest import make_photo, wait_until
+
+PHOTO = make_photo(width=256, height=64)
+
+PLACES = 8
+
+Address = tuple[str, int]
+
+
+@contextmanager
+def sleepy_server(**settings: object) -> Iterator[Address]:
+    """A server process with the real queue, and a network that sleeps."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address: Address = free.getsockname()
+    given = {f"HRPOSE_{name.upper()}": str(value) for name, value in settings.items()}
+    environment = {**os.environ, **given, "HRPOSE_PORT": str(address[1])}
+    command = [sys.executable, "-m", "tests.service.serve_sleepy"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            wait_until(lambda: is_ready(address), 60)
+            yield address
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def is_ready(address: Address) -> bool:
+    with suppress(httpx2.TransportError):
+        return httpx2.get(f"http://{address[0]}:{address[1]}/health/ready").status_code == 200
+    return False
+
+
+@dataclass
+class Tally:
+    """What clients saw: milliseconds of the answered, statuses, and what was lost."""
+
+    ms: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def p99_ms(self) -> float:
+        """99 of 100 answers came at least so soon."""
+        return float(np.percentile(self.ms, 99))
+
+
+@dataclass
+class Answer:
+    """Status, headers in lower case, and body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def request(mark: int) -> bytes:
+    """A request whose answer shows that it is its own: the box begins at `mark`."""
+    head = f"POST /pose?boxes=[[{mark},5,20,30]] HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    return f"{head}Content-Length: {len(PHOTO)}\r\n\r\n".encode() + PHOTO
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """One answer; IncompleteReadError where there is none."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Answer(int(head[0].split()[1]), headers, body)
+
+
+async def ask_for(address: Address, seconds: float, mark: int, tally: Tally) -> None:
+    """One client that asks again and again; where it is refused it waits a moment."""
+    reader, writer = await asyncio.open_connection(*address)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.monotonic()
+        writer.write(request(mark))
+        try:
+            answer = await asyncio.wait_for(read_answer(reader), 20)
+        except (asyncio.IncompleteReadError, TimeoutError) as error:
+            tally.lost.append(repr(error))
+            break
+        tally.statuses[answer.status] += 1
+        if answer.status == 200:
+            tally.ms.append((time.monotonic() - start) * 1000)
+            if json.loads(answer.body)["people"][0]["box"][0] != mark:
+                tally.lost.append(f"{mark} got {answer.body!r}")
+        elif answer.status == 429 and int(answer.headers["retry-after"]) >= 1:
+            await asyncio.sleep(0.1)  # sooner than it was asked to
+        else:
+            tally.lost.append(f"{answer.status} {answer.body!r}")
+    writer.close()
+
+
+async def crowd(address: Address, clients: int, seconds: float) -> Tally:
+    """So many clients at once, each with a mark of its own."""
+    tally = Tally()
+    await asyncio.gather(*(ask_for(address, seconds, mark, tally) for mark in range(clients)))
+    return tally
+
+
+def test_ten_times_too_much_does_not_slow_what_is_accepted() -> None:
+    with sleepy_server(max_requests=PLACES, max_batch=2) as address:
+        asyncio.run(crowd(address, PLACES, 0.5))  # warm
+        full = asyncio.run(crowd(address, PLACES, 3.0))
+        overloaded = asyncio.run(crowd(address, 10 * PLACES, 3.0))
+    assert full.lost == overloaded.lost == []
+    assert full.statuses[429] == 0
+    assert overloaded.statuses[429] > overloaded.statuses[200]
+    assert len(overloaded.ms) > len(full.ms) / 2  # it works on, and does not only refuse
+    assert overloaded.p99_ms <= 2 * full.p99_ms
+
+
+async def leave(address: Address, rng: random.Random, end: float) -> None:
+    """A client that goes away at any moment: while sending, while waiting, while reading."""
+    while time.monotonic() < end:
+        _, writer = await asyncio.open_connection(*address)
+        whole = request(rng.randrange(200))
+        writer.write(whole[: rng.choice((rng.randrange(len(whole)), len(whole)))])
+        await asyncio.sleep(rng.uniform(0, 0.1))
+        writer.transport.abort()
+
+
+def test_clients_that_leave_cost_the_others_nothing() -> None:
+    async def both(address: Address) -> Tally:
+        end = time.monotonic() + 4
+        leaving = [leave(address, random.Random(seed), end) for seed in range(8)]
+        staying, *_ = await asyncio.gather(crowd(address, 8, 4.0), *leaving)
+        return staying
+
+    with sleepy_server() as address:
+        tally = asyncio.run(both(address))
+        wait_until(lambda: metric(address, "hrpose_requests_at_work") == 0)
+        wait_until(lambda: metric(address, 'hrpose_queue_crops{model="sleepy"}') == 0)
+    assert tally.lost == []
+    assert set(tally.statuses) == {200}
+    assert tally.statuses[200] >= 8
+
+
+def metric(address: Address, name: str) -> float:
+    text = httpx2.get(f"http://{address[0]}:{address[1]}/metrics").text
+    return float(next(line for line in text.splitlines() if line.startswith(name)).split()[-1])
+
+
+async def crawl(address: Address, seconds: float) -> Answer:
+    """A client that sends its photograph byte by byte, until it is told that time is over."""
+    reader, writer = await asyncio.open_connection(*address)
+    whole = request(0)
+    head = whole.index(b"\r\n\r\n") + 4
+    writer.write(whole[:head])
+    answer = asyncio.ensure_future(read_answer(reader))
+    for at in range(head, len(whole)):
+        writer.write(whole[at : at + 1])
+        done, _ = await asyncio.wait([answer], timeout=seconds / 50)
+        if done:
+            break
+    writer.close()
+    return await answer
+
+
+def test_clients_that_crawl_are_told_so_in_time_and_stop_nobody() -> None:
+    async def both(address: Address) -> tuple[Tally, list[Answer]]:
+        slow = asyncio.gather(*(crawl(address, 2.0) for _ in range(4)))
+        return await crowd(address, 4, 3.0), await slow
+
+    with sleepy_server(timeout_s=1.5, max_requests=PLACES) as address:
+        tally, slow = asyncio.run(both(address))
+        wait_until(lambda: metric(address, "hrpose_requests_at_work") == 0)
+    assert tally.lost == []
+    assert set(tally.statuses) == {200}
+    assert [answer.status for answer in slow] == [504] * 4
+
+
+def test_a_stop_under_load_loses_nothing_that_was_accepted() -> None:
+    async def during(address: Address) -> Tally:
+        tally = Tally()
+        work = [ask_once(address, mark, tally) for mark in range(16)]
+        await asyncio.gather(*work)
+        return tally
+
+    async def ask_once(address: Address, mark: int, tally: Tally) -> None:
+        await asyncio.sleep(mark * 0.02)
+        try:
+            reader, writer = await asyncio.open_connection(*address)
+        except OSError:  # it has ended already: nothing was accepted
+            tally.statuses[0] += 1
+            return
+        writer.write(request(mark))
+        try:
+            answer = await read_answer(reader)
+        except asyncio.IncompleteReadError as error:
+            tally.lost.append(repr(error))
+            return
+        tally.statuses[answer.status] += 1
+        if mark == 4:
+            os.kill(process_at(address), signal.SIGTERM)
+        if answer.status == 200 and json.loads(answer.body)["people"][0]["box"][0] != mark:
+            tally.lost.append(f"{mark} got {answer.body!r}")
+
+    with suppress(AssertionError, ProcessLookupError), sleepy_server(max_batch=1) as address:
+        tally = asyncio.run(during(address))
+    assert tally.lost == []
+    assert set(tally.statuses) <= {0, 200, 503}
+    assert tally.statuses[200] >= 5
+
+
+def process_at(address: Address) -> int:
+    """The process that listens there."""
+    raise NotImplementedError
