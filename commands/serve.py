@@ -23,7 +23,8 @@ def _serve(**settings: Any) -> None:
     except ValidationError as error:
         problems = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
         raise typer.BadParameter("; ".join(problems)) from error
-    run(chosen)
+    if status := run(chosen):
+        raise typer.Exit(status)
 
 
 def _with_settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -35,8 +35,8 @@ MAX_SEGMENTS = 10_000
 """A JPEG's header may have so many parts; one that is nothing but parts would take long to walk."""
 
 MAX_SCANS = 32
-"""A JPEG may be refined in so many passes; encoders use 10 or so. Each pass costs the decoder a walk
-over all pixels, however little it holds, so that 76 kB could keep it busy for seconds."""
+"""A JPEG may be refined in so many passes; encoders use 10 or so. In each the decoder walks over
+all pixels, however little it holds, so that 76 kB could keep it busy for seconds."""
 
 
 def decode_image(data: bytes, max_pixels: int | None = None) -> Image:

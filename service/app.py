@@ -1,5 +1,6 @@
 """The application: settings, engine and routes wired together. Importing it starts nothing."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from service.routes import classify, detect, health, models, page, pose, segment
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings
+from service.supervisor import Supervisor
 
 DESCRIPTION = "Keypoints of people in photographs. Errors are RFC 9457 problems."
 
@@ -69,9 +71,16 @@ def create_engine(settings: Settings) -> PoseEngine:
     )
 
 
-def run(settings: Settings) -> None:
-    """Serves until told to stop: what `hrpose serve` calls."""
+def run(settings: Settings) -> int:
+    """Serves until told to stop: what `hrpose serve` calls; the exit status."""
+    if settings.workers > 1:
+        return Supervisor(settings, _serve_on).run()
     serve(create_app(settings))
+    return 0
+
+
+def _serve_on(settings: Settings, listening: socket.socket) -> None:
+    serve(create_app(settings), listening)
 
 
 def _version() -> str:

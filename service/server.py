@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import socket
 import time
 from types import FrameType
 
@@ -54,8 +55,11 @@ class DrainingServer(uvicorn.Server):
         return over or not self._serving.active_requests or time.monotonic() >= self._drain_until
 
 
-def serve(app: FastAPI) -> None:
-    """Serves until told to stop; raises what kept the networks from being loaded."""
+def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
+    """Serves until told to stop; raises what kept the networks from being loaded.
+
+    listening: a socket that is bound already; None binds as the settings say.
+    """
     serving: Serving = app.state.serving
     settings = serving.settings
     _take_few_heaps()
@@ -70,7 +74,7 @@ def serve(app: FastAPI) -> None:
         server_header=False,
         timeout_graceful_shutdown=CLOSING_S,
     )
-    DrainingServer(config, serving).run()
+    DrainingServer(config, serving).run(None if listening is None else [listening])
     if serving.failure is not None:
         raise serving.failure
 

@@ -54,6 +54,12 @@ class Settings(BaseSettings):
         description="CPU threads, each with an image of its own (torch: all with the same batch); "
         "0 is one a core.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Server processes on this address, each with networks and threads of its own.",
+    )
     max_batch: int = Field(default=8, ge=1, description="Most person crops that run at once.")
     max_wait_ms: float = Field(
         default=0.0,

@@ -80,7 +80,7 @@ def seeds() -> list[bytes]:
 
 def _written(image: Pillow.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
+    image.save(file, kind, **options)
     return file.getvalue()
 
 

@@ -26,7 +26,8 @@ PEAK_MIB = 512
 
 def test_twenty_thousand_damaged_images_are_read_or_refused(tmp_path: Path) -> None:
     last = tmp_path / "last"
-    command = [sys.executable, "-m", "tests.heads.damaged", "--count", str(COUNT), "--at", last]
+    command = [sys.executable, "-m", "tests.heads.damaged", "--count", str(COUNT)]
+    command += ["--at", str(last)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"ended by {done.returncode}; see {last}\n{done.stderr[-2000:]}"
     found = json.loads(done.stdout)
@@ -50,7 +51,9 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 
 
 def webp_of(width: int, height: int) -> bytes:
-    body = b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", width - 1 | height - 1 << 14)
+    body = (
+        b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", width - 1 | height - 1 << 14)
+    )
     return b"RIFF" + struct.pack("<I", len(body) + 5) + b"WEBP" + body + b"\0"
 
 

@@ -3,6 +3,8 @@
 Queue, batches and places are the real ones. Settings come from the environment.
 """
 
+import socket
+import sys
 import threading
 import time
 
@@ -15,6 +17,7 @@ from service.inference.job import Job
 from service.inference.runtime import Batch, Maps
 from service.server import serve
 from service.settings import Settings
+from service.supervisor import Supervisor
 from tests.service.fakes import FakeEngine
 
 BATCH_S = 0.03
@@ -59,6 +62,13 @@ class SleepyEngine(FakeEngine):
         return {"sleepy": self.batcher.counters()}
 
 
+def serve_sleepy(settings: Settings, listening: socket.socket | None = None) -> None:
+    """Serves in this process."""
+    serve(create_app(settings, SleepyEngine(settings)), listening)
+
+
 if __name__ == "__main__":
-    settings = Settings()
-    serve(create_app(settings, SleepyEngine(settings)))
+    given = Settings()
+    if given.workers > 1:
+        sys.exit(Supervisor(given, serve_sleepy).run())
+    serve_sleepy(given)

@@ -1,0 +1,131 @@
+"""Several server processes on one address, and who looks after them.
+
+Each is a whole server with networks of its own, and the kernel hands connections to whichever is
+free. One that is killed is replaced; what it was answering is cut off, the others do not notice.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from service.settings import Settings
+
+log = logging.getLogger("hrpose")
+
+BACKLOG = 2048
+
+PAUSE_S = 1.0
+"""Between the death of a process and its successor, so that a fault at start is no busy loop."""
+
+GRACE_S = 10.0
+"""Beyond the drain, processes have this long to end before they are killed."""
+
+Serve = Callable[[Settings, socket.socket], None]
+
+
+class Supervisor:
+    """Runs `settings.workers` processes until told to stop.
+
+    serve: what each runs, with the listening socket; a function that can be pickled.
+    """
+
+    def __init__(self, settings: Settings, serve: Serve) -> None:
+        if not settings.threads:  # cores are shared, not each taken by everybody
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            threads = max(1, cores // settings.workers)
+            settings = settings.model_copy(update={"threads": threads})
+        self._settings = settings
+        self._serve = serve
+        self._told: set[int | None] = set()
+        self._spawning = multiprocessing.get_context("spawn")
+        self._processes: list[BaseProcess] = []
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
+        with socket.create_server(
+            (self._settings.host, self._settings.port),
+            family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
+            backlog=BACKLOG,
+        ) as listening:
+            log.info("%d processes serve %s", self._settings.workers, listening.getsockname())
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._told_to_stop)
+            self._processes = [self._start(listening) for _ in range(self._settings.workers)]
+            status = self._look_after(listening)
+        self._end()
+        return status
+
+    def _start(self, listening: socket.socket) -> BaseProcess:
+        process = self._spawning.Process(
+            target=_work, args=(self._serve, self._settings, listening), daemon=False
+        )
+        process.start()
+        return process
+
+    def _look_after(self, listening: socket.socket) -> int:
+        """Replaces what was killed; returns when all is to end."""
+        while not self._stopping.is_set():
+            wait([process.sentinel for process in self._processes], timeout=0.5)
+            for at, process in enumerate(self._processes):
+                if process.exitcode is None or self._stopping.is_set():
+                    continue
+                if process.exitcode > 0:  # a fault of its own: a successor would do the same
+                    return process.exitcode
+                log.error(
+                    "process %s ended (%d); another takes its place", process.pid, process.exitcode
+                )
+                self._stopping.wait(PAUSE_S)
+                self._processes[at] = self._start(listening)
+        return 0
+
+    def _told_to_stop(self, number: int, _: FrameType | None) -> None:
+        """The first signal asks the processes to finish, and the second one not to."""
+        self._stopping.set()
+        self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        for process in list(self._processes):
+            self._told.add(process.pid)
+            if process.is_alive() and process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+
+    def _end(self) -> None:
+        if any(process.pid not in self._told for process in self._processes):
+            self._tell(signal.SIGTERM)
+        end = time.monotonic() + self._settings.drain_s + GRACE_S
+        for process in self._processes:
+            process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _work(serve: Serve, settings: Settings, listening: socket.socket) -> None:
+    """What a process does: serves, and ends with its supervisor."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    os.setpgrp()  # Ctrl-C is for the supervisor, which tells the others
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="supervisor", daemon=True).start()
+    try:
+        serve(settings, listening)
+    except Exception as error:  # the top of a process: said once, by its supervisor's status
+        log.error("%s", error)
+        sys.exit(1)
