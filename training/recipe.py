@@ -152,7 +152,8 @@ class Optimisation(_Part):
     label_smoothing: of classes (arXiv:1512.00567, section 7).
     region_loss: of class maps, see `training.losses.region_loss`.
     ema: decay of the averaged weights, which are what is kept; 0: they are the last step's.
-    precision: what the network computes in while it is trained; fp16 scales its gradients.
+    precision: what the network computes in while it is trained; fp16 scales its gradients; auto is
+        bf16 where the device has such arithmetic, and fp32 where it would only imitate it.
     compile: by torch.compile: minutes at the start, less time a step.
     device: `cpu`, `cuda`, `cuda:1`.  workers: processes that make samples; 0: none but this one.
     threads: of the processor; 0: as many as it has. Beside other work fewer are faster, because
@@ -177,7 +178,7 @@ class Optimisation(_Part):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     region_loss: RegionLoss = "cross_entropy"
     ema: float = Field(default=0.999, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0)

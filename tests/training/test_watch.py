@@ -10,7 +10,7 @@ import torch
 
 from heads.image import read_image
 from training.errors import RecipeError, StateError
-from training.loop import train
+from training.loop import arithmetic, train
 from training.recipe import Recipe, read_recipe
 from training.synthetic import write_dataset
 
@@ -137,3 +137,13 @@ def test_every_way_to_compute_makes_the_same_first_step(
     state = torch.load(tmp_path / "other" / "tiny" / "state.pt", weights_only=True)
     assert all(t.isfinite().all() for t in state["network"].values() if t.is_floating_point())
     assert bool(state["scaler"]) == ("fp16" in changes[0])
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_bfloat16_is_taken_only_where_it_is_not_imitated(
+    monkeypatch: pytest.MonkeyPatch, real: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": real})
+    taken = torch.bfloat16 if real else torch.float32
+    assert arithmetic("auto", torch.device("cpu")) == taken
+    assert arithmetic("bf16", torch.device("cpu")) == torch.bfloat16  # as it is told
