@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.supervisor import Supervisor
 from tests.service.fakes import FakeEngine
 
-BATCH_S = 0.03
+BATCH_S = 0.04
 """A batch of any size takes so long."""
 
 
