@@ -25,6 +25,7 @@ from commands import (
     pages,
     predict,
     profile,
+    quantize,
     serve,
     train,
 )
@@ -78,6 +79,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compress")(compress.compress)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
 app.command("backbones")(pages.list_backbones)
 app.command("settings")(pages.list_settings)
 

@@ -45,12 +45,16 @@ def export_onnx(network: Network, path: Path) -> None:
     spec's, or any whose sides are multiples of 32 where a network sees whole images. Raises
     ExportError where ONNX has no words for the network; OSError where the file cannot be written.
     """
-    graph = _graph(network.eval())
+    write_whole(path, add_spec(_graph(network.eval()), network.spec))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that its name never stands for a part of it. OSError if it cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "wb") as file:
-            file.write(add_spec(graph, network.spec))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

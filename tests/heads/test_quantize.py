@@ -1,0 +1,53 @@
+"""Networks in 8-bit integers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads.errors import ExportError
+from heads.export import export_onnx
+from heads.load import load
+from heads.onnx_file import read_onnx_spec
+
+pytest.importorskip("nncf", reason="the package nncf is not installed")
+
+from heads.quantize import FEWEST, quantize_onnx
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exact") / "hrnet.onnx"
+    export_onnx(load("hrnet_w18_small"), file)
+    return file
+
+
+def samples(count: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    height, width = load("hrnet_w18_small").spec.input_size
+    return list(np.random.default_rng(0).integers(0, 255, (count, height, width, 3), np.uint8))
+
+
+def test_too_few_samples_are_refused_and_nothing_is_written(exact: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"needs {FEWEST} sample images"):
+        quantize_onnx(exact, samples(FEWEST - 1), tmp_path / "small.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_small_file_is_served_and_says_what_it_is(exact: Path, tmp_path: Path) -> None:
+    from service.inference.runtime import OpenVinoRuntime
+
+    small = tmp_path / "small.onnx"
+    given = samples(FEWEST)
+    quantize_onnx(exact, given, small)
+    assert small.stat().st_size < 0.5 * exact.stat().st_size
+    spec, original = read_onnx_spec(small), read_onnx_spec(exact)
+    assert spec.name == f"{original.name}_int8"
+    assert spec.provenance.scores == {}
+    assert spec.skeleton == original.skeleton
+    batch = np.stack(given[:2])
+    of_small = OpenVinoRuntime(small).run(batch)["output"]
+    of_exact = OpenVinoRuntime(exact).run(batch)["output"]
+    # The same maps, coarser: neither noise nor the original.
+    likeness = np.corrcoef(of_small.ravel(), of_exact.ravel())[0, 1]
+    assert 0.9 < likeness < 1.0
