@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -66,6 +67,7 @@ def create_engine(settings: Settings) -> PoseEngine:
         max_megapixels=settings.max_megapixels,
         max_people=settings.max_people,
         allow_random=settings.allow_random,
+        models_dir=Path(settings.models_dir) if settings.models_dir else None,
     )
 
 

@@ -16,10 +16,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from heads.errors import ImageError, TooManyPixels, WeightsMissing
-from models.errors import HrposeError, UnknownName
+from heads.errors import (
+    CheckpointError,
+    DownloadError,
+    ExportError,
+    ImageError,
+    TooManyPixels,
+    WeightsMissing,
+)
+from models.errors import HrposeError, UnknownName, WeightsError
 from service.errors import (
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     InvalidParameter,
     NotAcceptable,
@@ -51,6 +59,8 @@ NOT_FOUND = Problem(404, "/problems/not-found", "There is nothing here")
 METHOD = Problem(405, "/problems/method", "This method is not answered here")
 NOT_ACCEPTABLE = Problem(406, "/problems/not-acceptable", "No such answer can be written")
 WEIGHTS_MISSING = Problem(409, "/problems/weights-missing", "The network's weights are not here")
+BAD_NETWORK = Problem(409, "/problems/bad-network", "The network's file cannot be used")
+CONFLICT = Problem(409, "/problems/conflict", "This cannot be done to the network now")
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
@@ -64,7 +74,8 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 
 PROBLEMS = (
     BAD_IMAGE, NO_KEY, WRONG_KEY, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE,
+    DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -87,6 +98,15 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             # The error's own message may name a folder of this machine.
             detail = f"the weights of {error.name} are not on this machine; run: {error.command}"
             return WEIGHTS_MISSING, {"detail": detail, "command": error.command}
+        case DownloadError():
+            return INTERNAL, {}
+        case CheckpointError() | WeightsError():
+            return BAD_NETWORK, {}
+        case ExportError():
+            # What the exporting process said may name folders of this machine.
+            return BAD_NETWORK, {"detail": "the network cannot be written for this runtime"}
+        case Conflict():
+            return CONFLICT, {}
         case TooLarge():
             return TOO_LARGE, {"limit": error.limit}
         case UnsupportedMedia():

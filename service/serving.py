@@ -26,6 +26,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
     from service.inference.catalogue import ModelInfo
+    from service.inference.networks import Change
 
 log = logging.getLogger("hrpose")
 
@@ -65,6 +66,12 @@ class PoseEngine(Protocol):
 
     def model(self, name: str) -> "ModelInfo":
         """One network; UnknownName if there is none."""
+
+    def load(self, model: str, force: bool = False) -> "Change":
+        """Loads a network, or swaps it where its file has changed."""
+
+    def unload(self, model: str) -> "Change":
+        """Ends a network when its requests are answered."""
 
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Everybody in an image file."""
@@ -154,13 +161,13 @@ class Serving:
     @contextlib.contextmanager
     def visit(self, request: Request) -> Iterator[Visit]:
         """A place for the request; Overloaded where there is none or nothing is served now."""
-        self._check_open()
+        self.check_open()
         with self._dispatcher.place() as place:
             yield Visit(request, place, self.settings.max_upload_bytes)
 
     def check_ready(self) -> None:
         """Raises Overloaded unless a request sent now would be taken."""
-        self._check_open()
+        self.check_open()
         if not self.engine.ready:
             raise Overloaded("the queue is full", 1.0, draining=True)
 
@@ -169,7 +176,8 @@ class Serving:
         """Requests that hold a place."""
         return self._dispatcher.taken
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises Overloaded while loading, after a failure to load, and once told to stop."""
         if self.draining:
             raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
         if self.failure is not None:

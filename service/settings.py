@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="Network that finds person boxes for pose networks; `none` takes whole images.",
     )
+    models_dir: str = Field(
+        default="",
+        description="Folder: its NAME.safetensors and NAME.onnx are served as NAME; empty is none.",
+    )
     device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",

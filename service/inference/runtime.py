@@ -179,6 +179,14 @@ def to_openvino(file: Path) -> list[Path]:
     return [graph, weights]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where a smaller batch may run; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    )
+
+
 def use_threads(count: int) -> int:
     """Sets how many CPU threads torch computes with, 0 for one a core; returns the number."""
     import torch
