@@ -1,7 +1,6 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +33,7 @@ from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, Runtime
 from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
 from service.inference.runtime import Precision
+from service.inference.turns import Turns
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
 log = logging.getLogger("hrpose")
@@ -89,7 +89,7 @@ class Engine:
         self._max_pixels = int(max_megapixels * 1e6)
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
         # Held while a network runs, so that networks share the cores and do not fight for them.
-        self._turn = threading.Semaphore(compute.streams)
+        self._turn = Turns(compute.streams)
         self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False

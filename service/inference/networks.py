@@ -4,10 +4,11 @@ Whoever runs a network holds a lease. What is swapped or unloaded gives up its n
 that no new request gets it, and is closed when its last lease has ended; so no request fails.
 """
 
+import ctypes
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -181,6 +182,7 @@ class Networks:
             self._leaving.discard(old)
             done = old.network.batcher.counters()
             self._past[name] = self._past.get(name, BatchCounters()) + done
+        return_memory()
 
 
 def warm(name: str, network: Served) -> None:
@@ -195,6 +197,12 @@ def warm(name: str, network: Served) -> None:
         raise
     except Exception as error:  # whatever a runtime meets; the batcher has logged it
         raise CheckpointError(f"{name} can be loaded but not run; the log has more") from error
+
+
+def return_memory() -> None:
+    """Gives the system back what the process has freed; glibc by itself keeps it in its heaps."""
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def stamp_of(path: Path) -> Stamp | None:

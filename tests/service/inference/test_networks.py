@@ -5,7 +5,7 @@ import importlib.util
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from service.errors import Conflict, Overloaded
 from service.inference.batcher import BatchCounters, Batcher
 from service.inference.engine import Engine
 from service.inference.job import Job
+from service.inference.loading import RuntimeName
 from service.inference.networks import Live, Networks
 from service.inference.runtime import Batch, Maps
 from service.inference.whole import ClassifyNetwork
@@ -32,7 +33,9 @@ from tests.service.conftest import wait_until
 
 STREET = (ROOT / "docs" / "street.jpg").read_bytes()
 
-RUNTIME = "onnx" if importlib.util.find_spec("onnxruntime") else "torch"
+RUNTIME: RuntimeName = "onnx" if importlib.util.find_spec("onnxruntime") else "torch"
+
+ENDING = ".onnx" if RUNTIME == "onnx" else ".safetensors"
 
 
 class Slow:
@@ -117,12 +120,13 @@ def test_what_runs_finishes_on_the_old_network_and_what_comes_gets_the_new_one(
     making: Making, networks: Networks
 ) -> None:
     networks.load("x")
+    first = networks.all()["x"]
     making.go.clear()
     with ThreadPoolExecutor(4) as pool:
         old = pool.submit(ask, networks)
         wait_until(lambda: making.made[0].runs == 2)
         swapping = pool.submit(networks.load, "x", True)
-        wait_until(lambda: len(making.made) == 2 and making.made[1].runs == 1)
+        wait_until(lambda: networks.all()["x"] is not first)
         new = pool.submit(ask, networks)
         wait_until(lambda: making.made[1].runs == 2)
         assert not swapping.done()
@@ -206,13 +210,32 @@ def test_nothing_is_loaded_once_closed(networks: Networks) -> None:
 # Real networks in a folder
 
 
-def save(folder: Path, name: str, seed: int, form: str = "squeezenet1_1+classify") -> Path:
-    """A tiny network of weights that depend on the seed; replaced as a careful writer does."""
-    spec = default_spec(form, input_size=(64, 64))
-    torch.manual_seed(seed)
-    path = folder / f"{name}.safetensors"
-    save_checkpoint(path, spec, build(spec).state_dict())
-    return path
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny network's file by `<seed>.<ending>`, made once; seeds are other weights."""
+    folder = tmp_path_factory.mktemp("made")
+
+    def make(file: str) -> Path:
+        path = folder / file
+        form = "squeezenet1_1+simple" if path.stem == "pose" else "squeezenet1_1+classify"
+        spec = default_spec(form, input_size=(64, 64))
+        checkpoint = path.with_suffix(".safetensors")
+        if not checkpoint.exists():
+            torch.manual_seed(len(list(folder.iterdir())))
+            save_checkpoint(checkpoint, spec, build(spec).state_dict())
+        if not path.exists():
+            pytest.importorskip("onnx", reason="onnx writes the file")
+            export_onnx(load(checkpoint), path)
+        return path
+
+    return make
+
+
+def put(file: Path, folder: Path) -> Path:
+    """Places a file as `mine`, as a careful writer does: whole, at once."""
+    part = folder / f".mine{file.suffix}.part"
+    shutil.copy(file, part)
+    return part.replace(folder / f"mine{file.suffix}")
 
 
 def shown(engine: Engine, model: str = "mine") -> tuple[int, ...]:
@@ -230,17 +253,20 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(folder: Path) -> Iterator[Engine]:
-    made = Engine(models_dir=folder, runtime=RUNTIME, threads=1)  # type: ignore[arg-type]
+    made = Engine(models_dir=folder, runtime=RUNTIME, threads=1)
     yield made
     made.close()
 
 
+Made = Callable[[str], Path]
+
+
 def test_files_of_the_folder_are_served_and_listed_by_their_names(
-    engine: Engine, folder: Path
+    engine: Engine, folder: Path, made: Made
 ) -> None:
     with pytest.raises(UnknownName):
         engine.load("mine")
-    save(folder, "mine", 1)
+    put(made(f"1{ENDING}"), folder)
     (folder / "broken.safetensors").write_bytes(b"none")
     (folder / ".mine.part.safetensors").write_bytes(b"none")
     by_name = {info.name: info for info in engine.models()}
@@ -252,17 +278,19 @@ def test_files_of_the_folder_are_served_and_listed_by_their_names(
 
 
 @pytest.mark.parametrize("name", ["../mine", "..", "/etc/passwd", "a/b", "mine.safetensors", ""])
-def test_a_name_leads_nowhere_else(engine: Engine, folder: Path, name: str) -> None:
-    save(folder, "mine", 1)
-    save(folder.parent, "mine", 1)
+def test_a_name_leads_nowhere_else(engine: Engine, folder: Path, made: Made, name: str) -> None:
+    put(made("1.safetensors"), folder)
+    put(made("1.safetensors"), folder.parent)
     with pytest.raises(UnknownName):
         engine.load(name)
 
 
-def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(engine: Engine, folder: Path) -> None:
-    file = save(folder, "mine", 1)
+def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(
+    engine: Engine, folder: Path, made: Made
+) -> None:
+    file = put(made(f"1{ENDING}"), folder)
     first = shown(engine)
-    save(folder, "mine", 2)
+    put(made(f"2{ENDING}"), folder)
     assert shown(engine) == first
     assert engine.load("mine") == "swapped"
     second = shown(engine)
@@ -270,10 +298,10 @@ def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(engine: Engine, folde
     whole = file.read_bytes()
     for damaged in (whole[:-100], b"", b"\0" * 100):
         file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"mine\.safetensors"):
+        with pytest.raises(CheckpointError, match="mine"):
             engine.load("mine")
         assert shown(engine) == second
-    save(folder, "mine", 3, "squeezenet1_1+simple")
+    put(made(f"pose{ENDING}"), folder)
     with pytest.raises(Conflict, match="is a classify network; one that can pose"):
         engine.load("mine")
     file.unlink()
@@ -284,26 +312,30 @@ def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(engine: Engine, folde
         shown(engine)
 
 
+@pytest.mark.parametrize("damage", [slice(0, -100), slice(0, 0)])
+def test_a_damaged_checkpoint_is_refused_before_it_is_exported(
+    engine: Engine, folder: Path, made: Made, damage: slice
+) -> None:
+    file = put(made("1.safetensors"), folder)
+    file.write_bytes(file.read_bytes()[damage])
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors"):
+        engine.load("mine")
+
+
 def test_an_exported_file_of_the_same_size_and_second_is_another_network(
-    folder: Path, tmp_path: Path
+    folder: Path, made: Made
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO keeps what it compiled")
-    pytest.importorskip("onnx", reason="onnx writes the file")
-    made = []
-    for seed in (1, 2):
-        source = save(tmp_path, f"seed{seed}", seed)
-        made.append(tmp_path / f"seed{seed}.onnx")
-        export_onnx(load(source), made[-1])
-        os.utime(made[-1], (1e9, 1e9))
-    assert made[0].stat().st_size == made[1].stat().st_size
-    served = folder / "mine.onnx"
+    files = [made("1.onnx"), made("2.onnx")]
+    assert files[0].stat().st_size == files[1].stat().st_size
     engine = Engine(models_dir=folder, runtime="openvino", threads=1)
-    shutil.copy2(made[0], served)
-    first = shown(engine)
-    shutil.copy2(made[1], served)
-    assert engine.load("mine", force=True) == "swapped"
-    assert shown(engine) != first
+    answers = []
+    for file in files:
+        os.utime(put(file, folder), (1e9, 1e9))
+        engine.load("mine", force=True)
+        answers.append(shown(engine))
     engine.close()
+    assert answers[0] != answers[1]
 
 
 def test_the_default_and_the_detector_stay_and_may_be_swapped(engine: Engine) -> None:
@@ -316,9 +348,10 @@ def test_the_default_and_the_detector_stay_and_may_be_swapped(engine: Engine) ->
 
 
 def test_no_request_fails_while_networks_are_swapped_and_unloaded(
-    engine: Engine, folder: Path
+    engine: Engine, folder: Path, made: Made
 ) -> None:
-    save(folder, "mine", 1)
+    files = [made(f"1{ENDING}"), made(f"2{ENDING}")]
+    put(files[0], folder)
     over = threading.Event()
 
     def ask_on() -> int:
@@ -335,7 +368,7 @@ def test_no_request_fails_while_networks_are_swapped_and_unloaded(
                 if i % 4 == 3:
                     engine.unload("mine")
                 else:
-                    save(folder, "mine", i % 2)
+                    put(files[i % 2], folder)
                     engine.load("mine")
         finally:
             over.set()
@@ -348,16 +381,17 @@ def resident_mib() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
-def test_fifty_swaps_leave_memory_and_threads_as_they_were(folder: Path, runtime: str) -> None:
-    if runtime != "torch":
-        pytest.importorskip("onnx", reason="onnx is not installed")
-        pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime), reason="no runtime")
-    engine = Engine(models_dir=folder, runtime=runtime, threads=1)  # type: ignore[arg-type]
-    save(folder, "mine", 1)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_fifty_swaps_leave_memory_and_threads_as_they_were(
+    folder: Path, made: Made, runtime: RuntimeName
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime), reason="no runtime")
+    files = [made("1.onnx"), made("2.onnx")]
+    engine = Engine(models_dir=folder, runtime=runtime, threads=1)
 
     def swap(times: int) -> None:
-        for _ in range(times):
+        for i in range(times):
+            put(files[i % 2], folder)
             engine.load("mine", force=True)
             shown(engine)
 
