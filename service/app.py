@@ -1,5 +1,6 @@
 """The application: settings, engine and routes wired together. Importing it starts nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from service.routes import classify, detect, health, models, page, pose, segment
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings
+from service.tracing import create_tracer
 
 DESCRIPTION = "Keypoints of people in photographs. Errors are RFC 9457 problems."
 
@@ -25,11 +27,14 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     """
     settings = settings or Settings()
     serving = Serving(settings, engine or create_engine(settings))
+    tracer = create_tracer(settings.otel_endpoint, _version())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with serving.lifespan():
             yield
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = FastAPI(
         title="hrpose",
@@ -46,7 +51,7 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     app.mount("/static", page.page_files())
     openapi.install(app)
     problems.install(app)
-    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics)
+    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics, tracer=tracer)
     return app
 
 

@@ -36,6 +36,7 @@ from service.errors import (
     UnsupportedMedia,
 )
 from service.keys import Unauthorized
+from service.record import current_id, record_of
 
 log = logging.getLogger("hrpose.http")
 
@@ -143,8 +144,8 @@ def respond(
 
 
 def respond_to_fault(error: Exception) -> Response:
-    """A 500 that says nothing but an id, under which the log has the traceback."""
-    fault = uuid.uuid4().hex[:12]
+    """A 500 that says nothing but the request's id, under which the log has the traceback."""
+    fault = current_id() or uuid.uuid4().hex
     log.error("fault %s", fault, exc_info=error)
     return respond(INTERNAL, f"the log of the server has more under the id {fault}", {"id": fault})
 
@@ -156,9 +157,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HrposeError)
     problem, fields = describe(error)
+    record_of(request.scope).problem = problem.type
     if problem is INTERNAL:
         return respond_to_fault(error)
     return respond(problem, str(error), fields, _headers(problem, fields))
@@ -168,6 +170,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown addresses and methods."""
     assert isinstance(error, HTTPException)
     problem = _BY_STATUS.get(error.status_code, INTERNAL)
+    record_of(request.scope).problem = problem.type
     detail = str(error.detail)
     if problem is NOT_FOUND:
         there = ", ".join(sorted(request.app.openapi()["paths"]))
@@ -178,8 +181,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return respond(problem, detail, headers=error.headers)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    record_of(request.scope).problem = INVALID.type
     first = error.errors()[0]
     parameter = str(first["loc"][-1])
     return respond(INVALID, f"{parameter}: {first['msg']}", {"parameter": parameter})

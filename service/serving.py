@@ -21,6 +21,7 @@ from service.inference.answers import (
 )
 from service.inference.job import Job
 from service.keys import KeyRing
+from service.record import record_of
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Visit:
 
     def __init__(self, request: Request, place: Place, max_bytes: int) -> None:
         self.job = place.job
+        self.record = record_of(request.scope)
         self._request = request
         self._place = place
         self._max_bytes = max_bytes

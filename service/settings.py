@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged: debug, info, warning or error."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for people (text) or for programs (json)."
+    )
+    otel_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Where traces are sent, as http://collector:4318/v1/traces; empty is nowhere.",
+    )
     api_keys: SecretStr = Field(
         default=SecretStr(""),
         description="Keys that clients must send, separated by commas; better set by environment.",
