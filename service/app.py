@@ -1,9 +1,11 @@
 """The application: settings, engine and routes wired together. Importing it starts nothing."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -15,6 +17,7 @@ from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings
 from service.supervisor import Supervisor
+from service.tracing import create_tracer
 
 DESCRIPTION = "Keypoints of people in photographs. Errors are RFC 9457 problems."
 
@@ -26,11 +29,14 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     """
     settings = settings or Settings()
     serving = Serving(settings, engine or create_engine(settings))
+    tracer = create_tracer(settings.otel_endpoint, _version())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with serving.lifespan():
             yield
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = FastAPI(
         title="hrpose",
@@ -47,7 +53,7 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     app.mount("/static", page.page_files())
     openapi.install(app)
     problems.install(app)
-    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics)
+    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics, tracer=tracer)
     return app
 
 
@@ -68,6 +74,7 @@ def create_engine(settings: Settings) -> PoseEngine:
         max_megapixels=settings.max_megapixels,
         max_people=settings.max_people,
         allow_random=settings.allow_random,
+        models_dir=Path(settings.models_dir) if settings.models_dir else None,
     )
 
 

@@ -6,6 +6,7 @@ number of bodies, images and busy threads is bounded; where no place is free it 
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -41,7 +42,9 @@ class Place:
         Cancelled when the client goes, DeadlineExceeded when the time is over; the job then says
         so to the work.
         """
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # With the context of the request: what the thread logs carries its id.
+        context = contextvars.copy_context()
+        running = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
         running.add_done_callback(_retrieve)
         self._running = running
         watching = asyncio.ensure_future(client_gone())

@@ -6,6 +6,7 @@ HrposeError
     ├── TooLarge             more bytes, pixels or boxes than are accepted
     ├── UnsupportedMedia     a body of a kind the service does not read
     ├── NotAcceptable        an answer of a kind the service does not write
+    ├── Conflict             what is asked for cannot be done to a network as it is now
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
     ├── DeadlineExceeded     not answered in time; the work was dropped
@@ -43,6 +44,10 @@ class UnsupportedMedia(ServiceError):
 
 class NotAcceptable(ServiceError):
     """None of the media types that the client accepts can be written."""
+
+
+class Conflict(ServiceError):
+    """What is asked for cannot be done to a network as it is now; the message says why."""
 
 
 class RuntimeMissing(ServiceError):

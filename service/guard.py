@@ -7,8 +7,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.problems import respond_to_fault
+from service.problems import INTERNAL, respond_to_fault
+from service.record import HEADER, begin
 from service.serving import Serving
+from service.tracing import Tracer
 
 log = logging.getLogger("hrpose.http")
 
@@ -29,10 +31,13 @@ NOT_WORK = ("/health/live", "/health/ready", "/metrics")
 class Guard:
     """ASGI middleware round a whole application."""
 
-    def __init__(self, app: ASGIApp, serving: Serving, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, serving: Serving, metrics: Metrics, tracer: Tracer | None = None
+    ) -> None:
         self._app = app
         self._serving = serving
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens inside."""
@@ -40,6 +45,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
+        record = begin(scope)
         status = 0
 
         async def guarded_send(message: Message) -> None:
@@ -49,6 +55,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                headers[HEADER] = record.request_id
             await send(message)
 
         is_work = scope["path"] not in NOT_WORK
@@ -57,12 +64,18 @@ class Guard:
             await self._app(scope, receive, guarded_send)
         except Exception as error:  # the top of a request: the server lives on
             response = respond_to_fault(error)
+            record.problem = INTERNAL.type
             if status == 0:
                 await response(scope, receive, guarded_send)
         finally:
             self._serving.active_requests -= is_work
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - start
-            self._metrics.count(route, status, seconds)
-            level = logging.INFO if is_work else logging.DEBUG
-            log.log(level, "%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000)
+            self._metrics.count(route, status, seconds, record)
+            if self._tracer is not None and is_work:
+                self._tracer.trace(scope, route, status, seconds, record)
+            log.log(
+                logging.INFO if is_work else logging.DEBUG,
+                "%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000,
+                extra={"route": route, "status": status, "seconds": round(seconds, 6)},
+            )  # fmt: skip

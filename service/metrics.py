@@ -1,40 +1,90 @@
-"""What Prometheus may read: requests by route and status, their time, places and batches."""
+"""What the server counts, for Prometheus: requests, their phases, people, batches, the process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from service.inference.batcher import BatchCounters
+from service.record import Record
 from service.serving import Serving
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+PHASE_SECONDS = (0.0005, 0.001, 0.0025, *SECONDS)
+
+PEOPLE = (0, 1, 2, 3, 5, 10, 20, 50, 100)
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
 
 class Metrics:
-    """The counters of one application, in a registry of its own."""
+    """The counters of one application, in a registry of its own. Belongs to the event loop."""
 
     def __init__(self, serving: Serving) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "hrpose_requests", "Requests answered.", ("route", "status"), registry=self._registry
+            "hrpose_requests", "Requests answered.", ("route", "status"), registry=registry
+        )
+        self._refusals = Counter(
+            "hrpose_refusals",
+            "Requests answered by a problem, by the last part of its type.",
+            ("route", "reason", "status"),
+            registry=registry,
         )
         self._seconds = Histogram(
             "hrpose_request_seconds",
             "Time from the first byte of a request to the last of its answer.",
             ("route",),
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
-        self._registry.register(_EngineCollector(serving))
+        self._phases = Histogram(
+            "hrpose_phase_seconds",
+            "Time of each phase of a request that was answered; total is all of it.",
+            ("route", "phase"),
+            buckets=PHASE_SECONDS,
+            registry=registry,
+        )
+        self._people = Histogram(
+            "hrpose_people", "People in an answer.", ("route",), buckets=PEOPLE, registry=registry
+        )
+        registry.register(_EngineCollector(serving))
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
 
-    def count(self, route: str, status: int, seconds: float) -> None:
+    def count(self, route: str, status: int, seconds: float, record: Record) -> None:
         """Takes note of an answered request."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+        if record.problem is not None:
+            reason = record.problem.rpartition("/")[2]
+            self._refusals.labels(route, reason, str(status)).inc()
+            return
+        if record.phases:
+            for phase, phase_s in record.phases.items():
+                self._phases.labels(route, phase).observe(phase_s)
+            self._phases.labels(route, "total").observe(seconds)
+        if record.people is not None:
+            self._people.labels(route).observe(record.people)
 
     def text(self) -> bytes:
-        """Everything in Prometheus's text format."""
+        """Everything in Prometheus's text format. Blocks: it reads what is known of networks."""
         return generate_latest(self._registry)
 
 
@@ -44,23 +94,70 @@ class _EngineCollector(Collector):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
+    def describe(self) -> Iterator[Metric]:
+        """Nothing beforehand: the engine may not have started."""
+        yield from ()
+
     def collect(self) -> Iterator[Metric]:
-        crops = CounterMetricFamily("hrpose_crops", "Person crops run.", labels=("model",))
-        batches = CounterMetricFamily("hrpose_batches", "Batches run.", labels=("model",))
-        shared = CounterMetricFamily(
-            "hrpose_shared_batches", "Batches with crops of several requests.", labels=("model",)
-        )
-        waiting = GaugeMetricFamily(
-            "hrpose_queue_crops", "Person crops waiting.", labels=("model",)
-        )
-        for model, counters in self._serving.engine.counters().items():
-            crops.add_metric((model,), counters.crops)
-            batches.add_metric((model,), counters.batches)
-            shared.add_metric((model,), counters.shared_batches)
-            waiting.add_metric((model,), counters.queue_depth)
-        yield from (crops, batches, shared, waiting)
+        """What the batchers have done, which networks are loaded, and who is at work."""
+        counters = self._serving.engine.counters()
+        yield from _counted(counters)
+        yield _batch_sizes(counters)
+        yield self._models()
         yield GaugeMetricFamily(
             "hrpose_requests_at_work",
             "Requests that hold a place.",
             value=self._serving.requests_at_work,
         )
+
+    def _models(self) -> Metric:
+        loaded = InfoMetricFamily("hrpose_model", "Networks that are loaded.", labels=("model",))
+        for info in self._serving.engine.models():
+            if info.state == "loaded":
+                about = {
+                    "task": info.task,
+                    "runtime": info.runtime or "",
+                    "licence": info.licence,
+                    "default": str(info.is_default).lower(),
+                }
+                loaded.add_metric((info.name,), about)
+        return loaded
+
+
+def _counted(counters: Mapping[str, BatchCounters]) -> Iterator[Metric]:
+    for name, help_text, field in (
+        ("hrpose_crops", "Person crops run.", "crops"),
+        ("hrpose_batches", "Batches run.", "batches"),
+        ("hrpose_shared_batches", "Batches with crops of several requests.", "shared_batches"),
+        ("hrpose_worker_restarts", "Workers that died and were started over.", "restarts"),
+    ):
+        family = CounterMetricFamily(name, help_text, labels=("model",))
+        for model, done in counters.items():
+            family.add_metric((model,), getattr(done, field))
+        yield family
+    for name, help_text, field in (
+        ("hrpose_queue_crops", "Person crops waiting.", "queue_depth"),
+        ("hrpose_queue_requests", "Requests with crops waiting.", "queue_requests"),
+    ):
+        waiting = GaugeMetricFamily(name, help_text, labels=("model",))
+        for model, done in counters.items():
+            waiting.add_metric((model,), getattr(done, field))
+        yield waiting
+
+
+def _batch_sizes(counters: Mapping[str, BatchCounters]) -> Metric:
+    family = HistogramMetricFamily("hrpose_batch_crops", "Crops in a batch.", labels=("model",))
+    for model, done in counters.items():
+        edges = (0, *BATCH_SIZES)
+        within = [
+            sum(n for size, n in done.sizes.items() if low < size <= high)
+            for low, high in zip(edges, BATCH_SIZES, strict=False)
+        ]
+        buckets = [
+            (str(float(size)), float(n))
+            for size, n in zip(BATCH_SIZES, accumulate(within), strict=True)
+        ]
+        total = float(sum(done.sizes.values()))
+        crops = float(sum(size * n for size, n in done.sizes.items()))
+        family.add_metric((model,), [*buckets, ("+Inf", total)], crops)
+    return family

@@ -16,10 +16,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from heads.errors import ImageError, TooManyPixels, WeightsMissing
-from models.errors import HrposeError, UnknownName
+from heads.errors import (
+    CheckpointError,
+    DownloadError,
+    ExportError,
+    ImageError,
+    TooManyPixels,
+    WeightsMissing,
+)
+from models.errors import HrposeError, UnknownName, WeightsError
 from service.errors import (
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     InvalidParameter,
     NotAcceptable,
@@ -28,6 +36,7 @@ from service.errors import (
     UnsupportedMedia,
 )
 from service.keys import Unauthorized
+from service.record import current_id, record_of
 
 log = logging.getLogger("hrpose.http")
 
@@ -51,6 +60,8 @@ NOT_FOUND = Problem(404, "/problems/not-found", "There is nothing here")
 METHOD = Problem(405, "/problems/method", "This method is not answered here")
 NOT_ACCEPTABLE = Problem(406, "/problems/not-acceptable", "No such answer can be written")
 WEIGHTS_MISSING = Problem(409, "/problems/weights-missing", "The network's weights are not here")
+BAD_NETWORK = Problem(409, "/problems/bad-network", "The network's file cannot be used")
+CONFLICT = Problem(409, "/problems/conflict", "This cannot be done to the network now")
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
@@ -64,7 +75,8 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 
 PROBLEMS = (
     BAD_IMAGE, NO_KEY, WRONG_KEY, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE,
+    DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -87,6 +99,15 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             # The error's own message may name a folder of this machine.
             detail = f"the weights of {error.name} are not on this machine; run: {error.command}"
             return WEIGHTS_MISSING, {"detail": detail, "command": error.command}
+        case DownloadError():
+            return INTERNAL, {}
+        case CheckpointError() | WeightsError():
+            return BAD_NETWORK, {}
+        case ExportError():
+            # What the exporting process said may name folders of this machine.
+            return BAD_NETWORK, {"detail": "the network cannot be written for this runtime"}
+        case Conflict():
+            return CONFLICT, {}
         case TooLarge():
             return TOO_LARGE, {"limit": error.limit}
         case UnsupportedMedia():
@@ -123,8 +144,8 @@ def respond(
 
 
 def respond_to_fault(error: Exception) -> Response:
-    """A 500 that says nothing but an id, under which the log has the traceback."""
-    fault = uuid.uuid4().hex[:12]
+    """A 500 that says nothing but the request's id, under which the log has the traceback."""
+    fault = current_id() or uuid.uuid4().hex
     log.error("fault %s", fault, exc_info=error)
     return respond(INTERNAL, f"the log of the server has more under the id {fault}", {"id": fault})
 
@@ -136,9 +157,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HrposeError)
     problem, fields = describe(error)
+    record_of(request.scope).problem = problem.type
     if problem is INTERNAL:
         return respond_to_fault(error)
     return respond(problem, str(error), fields, _headers(problem, fields))
@@ -148,6 +170,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown addresses and methods."""
     assert isinstance(error, HTTPException)
     problem = _BY_STATUS.get(error.status_code, INTERNAL)
+    record_of(request.scope).problem = problem.type
     detail = str(error.detail)
     if problem is NOT_FOUND:
         there = ", ".join(sorted(request.app.openapi()["paths"]))
@@ -158,8 +181,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return respond(problem, detail, headers=error.headers)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    record_of(request.scope).problem = INVALID.type
     first = error.errors()[0]
     parameter = str(first["loc"][-1])
     return respond(INVALID, f"{parameter}: {first['msg']}", {"parameter": parameter})

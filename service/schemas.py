@@ -310,6 +310,22 @@ class ModelsResponse(Answer):
     models: list[ModelAnswer]
 
 
+class ChangeRequest(BaseModel):
+    """How a network is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    force: bool = Field(default=False, description="Also swap it where its file is unchanged.")
+
+
+class ChangeResponse(Answer):
+    """What has been done to a network, and what it is now."""
+
+    change: str = Field(description="`loaded`, `swapped`, `unloaded` or `unchanged`.")
+    seconds: float
+    model: ModelAnswer | None = Field(description="Null for a network that is unknown by now.")
+
+
 class BackboneAnswer(Answer):
     """One architecture and what it costs at its published input, without any head."""
 
@@ -372,7 +388,7 @@ _REFUSALS = {
     403: "The key is not accepted",
     404: "There is no such network",
     406: "No such answer can be written",
-    409: "The network's weights are not here",
+    409: "The network's weights are not here or not usable, or it is needed",
     413: "More bytes, pixels or boxes than are accepted",
     415: "This kind of body is not read",
     422: "A parameter is not valid; the answer names it",

@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service import logs
 from service.serving import Serving
 
 log = logging.getLogger("hrpose")
@@ -63,7 +64,8 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
     serving: Serving = app.state.serving
     settings = serving.settings
     _take_few_heaps()
-    logging.getLogger("hrpose").setLevel(settings.log_level.upper())
+    _take_standard_streams()
+    logs.install(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -77,6 +79,18 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
     DrainingServer(config, serving).run(None if listening is None else [listening])
     if serving.failure is not None:
         raise serving.failure
+
+
+def _take_standard_streams() -> None:
+    """Opens nothing in the place of standard streams that are closed.
+
+    Else the event loop's own files get their numbers, and it aborts when it is to close them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _take_few_heaps() -> None:

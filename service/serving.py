@@ -21,11 +21,13 @@ from service.inference.answers import (
 )
 from service.inference.job import Job
 from service.keys import KeyRing
+from service.record import record_of
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
     from service.inference.catalogue import ModelInfo
+    from service.inference.networks import Change
 
 log = logging.getLogger("hrpose")
 
@@ -66,6 +68,12 @@ class PoseEngine(Protocol):
     def model(self, name: str) -> "ModelInfo":
         """One network; UnknownName if there is none."""
 
+    def load(self, model: str, force: bool = False) -> "Change":
+        """Loads a network, or swaps it where its file has changed."""
+
+    def unload(self, model: str) -> "Change":
+        """Ends a network when its requests are answered."""
+
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Everybody in an image file."""
 
@@ -89,6 +97,7 @@ class Visit:
 
     def __init__(self, request: Request, place: Place, max_bytes: int) -> None:
         self.job = place.job
+        self.record = record_of(request.scope)
         self._request = request
         self._place = place
         self._max_bytes = max_bytes
@@ -154,13 +163,13 @@ class Serving:
     @contextlib.contextmanager
     def visit(self, request: Request) -> Iterator[Visit]:
         """A place for the request; Overloaded where there is none or nothing is served now."""
-        self._check_open()
+        self.check_open()
         with self._dispatcher.place() as place:
             yield Visit(request, place, self.settings.max_upload_bytes)
 
     def check_ready(self) -> None:
         """Raises Overloaded unless a request sent now would be taken."""
-        self._check_open()
+        self.check_open()
         if not self.engine.ready:
             raise Overloaded("the queue is full", 1.0, draining=True)
 
@@ -169,7 +178,8 @@ class Serving:
         """Requests that hold a place."""
         return self._dispatcher.taken
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises Overloaded while loading, after a failure to load, and once told to stop."""
         if self.draining:
             raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
         if self.failure is not None:

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="Network that finds person boxes for pose networks; `none` takes whole images.",
     )
+    models_dir: str = Field(
+        default="",
+        description="Folder: its NAME.safetensors and NAME.onnx are served as NAME; empty is none.",
+    )
     device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
@@ -96,6 +100,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged: debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for people (text) or for programs (json)."
+    )
+    otel_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Where traces are sent, as http://collector:4318/v1/traces; empty is nowhere.",
     )
     api_keys: SecretStr = Field(
         default=SecretStr(""),

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+from service import logs
 from service.settings import Settings
 
 log = logging.getLogger("hrpose")
@@ -53,6 +54,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
+        logs.install(self._settings.log_level, self._settings.log_format)
         with socket.create_server(
             (self._settings.host, self._settings.port),
             family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
@@ -114,7 +116,6 @@ class Supervisor:
 
 def _work(serve: Serve, settings: Settings, listening: socket.socket) -> None:
     """What a process does: serves, and ends with its supervisor."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     os.setpgrp()  # Ctrl-C is for the supervisor, which tells the others
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -10,8 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from models.errors import HrposeError
 from service.errors import Overloaded
 from service.inference.job import Job
-from service.inference.runtime import Maps, Runtime
+from service.inference.runtime import Maps, Runtime, is_out_of_memory
 
 log = logging.getLogger("hrpose.batcher")
 
@@ -30,14 +30,38 @@ _POLL_S = 0.05
 """How soon a waiting request notices that its client went away."""
 
 
+_PAUSE_S = 0.1
+"""Before a worker that died starts over: one that dies at once must not take a core."""
+
+_RETRY_S = 1.0
+
+
 @dataclass(frozen=True)
 class BatchCounters:
-    """What a batcher has done since its start; queue_depth is in crops, now."""
+    """What a batcher has done since its start.
+
+    queue_depth, queue_requests: crops that wait now, and whose they are.
+    restarts: how often a worker died and was started over.  sizes: batches by number of crops.
+    """
 
     crops: int = 0
     batches: int = 0
     shared_batches: int = 0
     queue_depth: int = 0
+    queue_requests: int = 0
+    restarts: int = 0
+    sizes: Mapping[int, int] = field(default_factory=dict)
+
+    def __add__(self, other: "BatchCounters") -> "BatchCounters":
+        return BatchCounters(
+            self.crops + other.crops,
+            self.batches + other.batches,
+            self.shared_batches + other.shared_batches,
+            self.queue_depth + other.queue_depth,
+            self.queue_requests + other.queue_requests,
+            self.restarts + other.restarts,
+            Counter(self.sizes) + Counter(other.sizes),
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,8 @@ class Batcher:
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._crops = self._batches = self._shared = 0
+        self._crops = self._shared = self._restarts = 0
+        self._sizes: Counter[int] = Counter()
         self._seconds_a_crop = 0.05  # corrected by every batch
         self._workers = [
             threading.Thread(target=self._work, name=f"batcher-{name}-{i}", daemon=True)
@@ -119,7 +144,15 @@ class Batcher:
     def counters(self) -> BatchCounters:
         """What has been done so far."""
         with self._changed:
-            return BatchCounters(self._crops, self._batches, self._shared, len(self._queue))
+            return BatchCounters(
+                self._crops,
+                self._sizes.total(),
+                self._shared,
+                len(self._queue),
+                len({id(item.job) for item in self._queue}),
+                self._restarts,
+                dict(self._sizes),
+            )
 
     @property
     def has_room(self) -> bool:
@@ -151,26 +184,45 @@ class Batcher:
             self._changed.notify_all()
 
     def _work(self) -> None:
+        """The whole life of a thread: what no batch may raise starts it over."""
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                if self._closed:
-                    break
-                if self._max_wait_s:
-                    due = self._queue[0].submitted + self._max_wait_s - time.perf_counter()
-                    self._changed.wait_for(
-                        lambda: len(self._queue) >= self._max_batch or self._closed, max(0.0, due)
-                    )
-            with self._device:  # crops that come while another network runs join this batch
-                batch = self._take()
-                if batch:
-                    self._run(batch)
+            try:
+                self._serve()
+                break
+            except BaseException:  # the top of a thread, which must not be missing afterwards
+                with self._changed:
+                    self._restarts += 1
+                log.critical("a worker of %s died and starts over", self.name, exc_info=True)
+                time.sleep(_PAUSE_S)
         with self._changed:
             for item in self._queue:
                 item.future.set_exception(
                     Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
                 )
             self._queue.clear()
+
+    def _serve(self) -> None:
+        """Runs batches until the end; a batch in hand is answered even if this dies."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if self._closed:
+                    return
+                if self._max_wait_s:
+                    due = self._queue[0].submitted + self._max_wait_s - time.perf_counter()
+                    self._changed.wait_for(
+                        lambda: len(self._queue) >= self._max_batch or self._closed, max(0.0, due)
+                    )
+            batch: list[_Item] = []
+            try:
+                with self._device:  # crops that come while another network runs join this batch
+                    batch = self._take()
+                    if batch:
+                        self._run(batch)
+            finally:
+                for item in batch:
+                    if not item.future.done():
+                        item.future.set_exception(self._unavailable("lost the batch it ran"))
 
     def _take(self) -> list[_Item]:
         """The oldest crop and more of its shape, up to one worker's share of what waits.
@@ -190,23 +242,50 @@ class Batcher:
             return batch
 
     def _run(self, batch: list[_Item]) -> None:
+        """Answers every crop: what fails together is tried in smaller parts, at last one by one."""
+        error = self._try(batch)
+        if error is None:
+            return
+        if len(batch) == 1:
+            self._fail(batch[0], error)
+            return
+        most = math.ceil(len(batch) / 2) if is_out_of_memory(error) else 1
+        log.warning(
+            "%s failed on a batch of %d, which is tried again %d at a time: %s",
+            self.name, len(batch), most, error,
+        )  # fmt: skip
+        del error  # its traceback holds what the failed batch had taken of the device's memory
+        for start in range(0, len(batch), most):
+            part = [item for item in batch[start : start + most] if _alive(item)]
+            if part:
+                self._run(part)
+
+    def _try(self, batch: list[_Item]) -> Exception | None:
+        """Runs a batch and answers its crops, or returns what kept it from that."""
         start = time.perf_counter()
         try:
             maps = self._runtime.run(np.stack([item.crop for item in batch]))
         except Exception as error:  # the top of a worker: the requests get it, the thread lives on
-            log.exception("%s failed on a batch of %d", self.name, len(batch))
-            for item in batch:
-                item.future.set_exception(error)
-            return
+            return error
         seconds = time.perf_counter() - start
         with self._changed:
             self._crops += len(batch)
-            self._batches += 1
+            self._sizes[len(batch)] += 1
             self._shared += len({id(item.job) for item in batch}) > 1
             self._seconds_a_crop += 0.1 * (seconds / len(batch) - self._seconds_a_crop)
         for i, item in enumerate(batch):
             own = {name: values[i] for name, values in maps.items()}
             item.future.set_result(Ran(own, (start - item.submitted) * 1000, seconds * 1000))
+        return None
+
+    def _fail(self, item: _Item, error: Exception) -> None:
+        log.error("%s failed on a crop", self.name, exc_info=error)
+        if is_out_of_memory(error):
+            error = self._unavailable("has no memory for a single crop")
+        item.future.set_exception(error)
+
+    def _unavailable(self, reason: str) -> Overloaded:
+        return Overloaded(f"{self.name} {reason}; try again", _RETRY_S, draining=True)
 
 
 def _alive(item: _Item) -> bool:

@@ -1,5 +1,8 @@
 """What can be served: names, what is known of each network without loading it, and the defaults."""
 
+import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,14 +10,22 @@ from typing import Any
 
 from heads import zoo
 from heads.checkpoint import read_spec
-from heads.errors import WeightsMissing
+from heads.errors import CheckpointError, WeightsMissing
 from heads.onnx_file import read_onnx_spec
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec, default_spec
 from models.errors import SpecError, UnknownName
 from service.inference.answers import ModelState
 
+log = logging.getLogger("hrpose")
+
 DEFAULT = "default"
+
+ENDINGS = (".safetensors", ".onnx")
+"""Of the files that hold a network together with its spec."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+"""A name that cannot lead out of a folder."""
 
 EMBEDDED_DEFAULT = "mobilenet_v2_heatmap"
 """The embedded network with the best AP on the validation photos; docs/scores.md has the table."""
@@ -55,17 +66,19 @@ class Catalogue:
     """Names of networks: the zoo's, a file's given at start, and every `<backbone>+<head>`.
 
     allow_random: a `<backbone>+<head>` is there without weights too.
+    folder: its files are served by their names without the ending; they go before the zoo's.
     """
 
-    def __init__(self, model: str, allow_random: bool = False) -> None:
+    def __init__(self, model: str, allow_random: bool = False, folder: Path | None = None) -> None:
         self._allow_random = allow_random
+        self._folder = folder
         self._files: dict[str, Path] = {}
         self.default = self._resolve(model)
 
     def name_of(self, model: str) -> str:
         """The name that a model is served under; UnknownName lists what there is."""
         name = self.default if model == DEFAULT else model
-        if name in self._files:
+        if self._own(name) is not None:
             return name
         if "+" in name:
             try:
@@ -79,23 +92,73 @@ class Catalogue:
 
     def source(self, name: str) -> str | Path:
         """What `heads.load.load` takes for a name."""
-        return self._files.get(name, name)
+        return self._own(name) or name
+
+    def file(self, name: str) -> Path | None:
+        """The file of a name, whose change is a new network; None where there is none."""
+        if (own := self._own(name)) is not None:
+            return own
+        entries = zoo.entries()
+        found = (e.name for e in entries if name in (e.name, e.network) and is_here(e.name))
+        here = next(found, None)
+        return None if here is None else zoo.locate(here)
+
+    def check(self, name: str) -> None:
+        """Raises CheckpointError where the file of a name is damaged: sooner than its export."""
+        if (own := self._own(name)) is not None:
+            _spec_of(own)
+
+    def named(self, name: str, spec: NetworkSpec) -> NetworkSpec:
+        """The spec as it is served: a file of the folder goes by its own name."""
+        return spec if self._in_folder(name) is None else spec.model_copy(update={"name": name})
+
+    def _own(self, name: str) -> Path | None:
+        """The file that was given at start, or lies in the folder now."""
+        return self._files.get(name) or self._in_folder(name)
+
+    def _in_folder(self, name: str) -> Path | None:
+        if self._folder is None or name == DEFAULT or name in self._files:
+            return None
+        if not _PLAIN.fullmatch(name):
+            return None
+        paths = (self._folder / f"{name}{ending}" for ending in ENDINGS)
+        return next((path for path in paths if os.path.isfile(path)), None)
+
+    def _own_names(self) -> tuple[str, ...]:
+        lying = () if self._folder is None else sorted(self._folder.glob("*"))
+        stems = (path.stem for path in lying if path.suffix in ENDINGS)
+        return (*self._files, *(name for name in stems if self._in_folder(name)))
 
     def infos(self, loaded: Mapping[str, NetworkSpec]) -> list[ModelInfo]:
         """Every network that has a name of its own, also without weights here, and all loaded.
 
         loaded: what is served by name.
         """
-        named = (*self._files, *(entry.name for entry in zoo.entries()), *loaded)
-        return [self.info(name, loaded) for name in dict.fromkeys(named)]
+        named = (*self._own_names(), *(entry.name for entry in zoo.entries()), *loaded)
+        found = []
+        for name in dict.fromkeys(named):
+            try:
+                found.append(self.info(name, loaded))
+            except CheckpointError as error:
+                if self._own(name) is None:
+                    raise
+                log.warning("not listed: %s", error)
+        return found
 
     def info(self, name: str, loaded: Mapping[str, NetworkSpec]) -> ModelInfo:
         """What is known of a network by its name in this catalogue."""
-        if name in self._files:
-            return self._of_spec(name, _spec_of(self._files[name]), self._state(name, loaded))
+        if (own := self._own(name)) is not None:
+            # What is loaded is served on, whatever has become of its file.
+            spec = loaded[name] if name in loaded else _spec_of(own)
+            return self._of_spec(name, spec, self._state(name, loaded))
         if "+" in name:
             return self._of_form(name, loaded)
-        entry = zoo.find(name)
+        try:
+            entry = zoo.find(name)
+        except UnknownName:
+            if name in loaded:  # its file in the folder is gone
+                return self._of_spec(name, loaded[name], "loaded")
+            raise
         try:
             path = zoo.locate(name)
         except WeightsMissing as missing:
@@ -125,11 +188,11 @@ class Catalogue:
 
     def fetch(self, name: str) -> None:
         """Downloads a public network's weights if they are not here."""
-        if name not in self._files and "+" not in name:
+        if self._own(name) is None and "+" not in name:
             zoo.get(name, progress=True)
 
     def _names(self) -> tuple[str, ...]:
-        named = (*self._files, *(entry.name for entry in zoo.entries()))
+        named = (*self._own_names(), *(entry.name for entry in zoo.entries()))
         return (DEFAULT, "<backbone>+<head>", *named)
 
     def _resolve(self, model: str) -> str:
@@ -137,11 +200,13 @@ class Catalogue:
         if model == DEFAULT:
             return resolve_default()
         path = Path(model)
-        if path.suffix in (".safetensors", ".onnx"):
+        if path.suffix in ENDINGS:
             name = _spec_of(path).name
             self._files[name] = path
             return name
-        return self.name_of(model) if "+" in model else zoo.find(model).name
+        if "+" in model or self._own(model) is not None:
+            return self.name_of(model)
+        return zoo.find(model).name
 
     def _of_spec(
         self,

@@ -1,18 +1,17 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
-import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from heads.classes import palette
 from heads.errors import WeightsMissing
-from heads.image import decode_image, warp
+from heads.image import decode_image
 from heads.spec import NetworkSpec
-from service.errors import InvalidParameter
+from service.errors import Conflict, InvalidParameter
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
@@ -31,16 +30,16 @@ from service.inference.catalogue import (
 )
 from service.inference.job import Job
 from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, RuntimeChoice, choose
+from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
 from service.inference.runtime import Precision
+from service.inference.turns import Turns
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
 log = logging.getLogger("hrpose")
 
 NO_DETECTOR = "none"
 DEFAULT_DETECTOR = "movenet_multipose"
-
-Served = PeopleNetwork | PoseNetwork | ClassifyNetwork | SegmentNetwork
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Engine:
     threads: CPU threads, 0 for one a core: of one network (torch), or each with its own image.
     max_queue: crops that may wait for one network.
     allow_random: serves `<backbone>+<head>` without weights; the model's name says so.
+    models_dir: a folder whose files are served by their names without the ending.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Engine:
         max_megapixels: float = 50.0,
         max_people: int = 100,
         allow_random: bool = False,
+        models_dir: Path | None = None,
     ) -> None:
         compute = choose(runtime, precision, device, threads)
         self.device = device
@@ -88,11 +89,9 @@ class Engine:
         self._max_pixels = int(max_megapixels * 1e6)
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
         # Held while a network runs, so that networks share the cores and do not fight for them.
-        self._turn = threading.Semaphore(compute.streams)
-        self._loading = threading.Lock()
-        self._networks: dict[str, Served] = {}
-        self._runtimes: dict[str, str] = {}
-        self._catalogue = Catalogue(model, allow_random)
+        self._turn = Turns(compute.streams)
+        self._networks = Networks(self._make, self._stamp)
+        self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False
 
     @property
@@ -107,15 +106,10 @@ class Engine:
         do where that is not possible.
         """
         self._catalogue.fetch(self.default)
-        image = np.zeros((256, 256, 3), np.uint8)
         for name in dict.fromkeys((self.default, self.detector)):
-            if name == NO_DETECTOR:
-                continue
-            network = self._network(name)
-            spec = network.spec
-            people = spec.task in ("people", "segment")
-            crop = spec.whole((256, 256)) if people else spec.crop((0, 0, 256, 256))
-            network.batcher.run([warp(image, crop)], Job())
+            if name != NO_DETECTOR:
+                with self._network(name) as network:
+                    warm(name, network)
         self._started = True
         log.info(
             "default network %s, detector %s, run by %s on %s",
@@ -125,28 +119,39 @@ class Engine:
     def close(self) -> None:
         """Ends every network's thread; what waits is refused."""
         self._started = False
-        with self._loading:
-            for network in self._networks.values():
-                network.batcher.close()
-            self._networks.clear()
+        self._networks.close()
         self._loader.close()
 
     @property
     def runtime(self) -> str:
         """What runs the default network, with its precision once it is loaded: `openvino fast`."""
-        return self._runtimes.get(self.default, self._loader.compute.runtime)
+        live = self._networks.all().get(self.default)
+        return self._loader.compute.runtime if live is None else live.runtime
 
     @property
     def ready(self) -> bool:
         """True when warm and no queue is full."""
-        return self._started and all(n.batcher.has_room for n in list(self._networks.values()))
+        served = self._networks.all().values()
+        return self._started and all(live.network.batcher.has_room for live in served)
+
+    def load(self, model: str, force: bool = False) -> Change:
+        """Loads a network, or swaps it where its file has changed; see Networks.load."""
+        return self._networks.load(self._name_of(model), force)
+
+    def unload(self, model: str) -> Change:
+        """Ends a network that is loaded; Conflict for the default network and the detector."""
+        name = self._name_of(model)
+        for word, needed in (("default network", self.default), ("detector", self.detector)):
+            if name == needed:
+                raise Conflict(f"{name} is the {word} of this server and cannot be unloaded")
+        return self._networks.unload(name)
 
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Everybody in the image of a JPEG, PNG, WebP or BMP file."""
         start = time.perf_counter()
-        pipeline = self.pipeline(model)
-        image, decode_ms = self._decode(data, job)
-        found = pipeline.people(image, options, job)
+        with self.pipeline(model) as pipeline:
+            image, decode_ms = self._decode(data, job)
+            found = pipeline.people(image, options, job)
         return PoseAnswer(
             model=pipeline.spec.name,
             skeleton=pipeline.spec.skeleton,
@@ -164,11 +169,11 @@ class Engine:
         name = self.detector if model is None else model
         if name == NO_DETECTOR:
             raise InvalidParameter("model", "this server runs without a detector; name a model")
-        network = self._network(name)
-        if not isinstance(network, PeopleNetwork):
-            raise _unfit(network.spec, "find boxes", "people")
-        image, decode_ms = self._decode(data, job)
-        people, timing = network.find(image, job)
+        with self._network(name) as network:
+            if not isinstance(network, PeopleNetwork):
+                raise _unfit(network.spec, "find boxes", "people")
+            image, decode_ms = self._decode(data, job)
+            people, timing = network.find(image, job)
         least = network.spec.threshold if threshold is None else threshold
         people = [p for p in people if (p.box_score or 0.0) >= least][:max_people]
         return DetectAnswer(
@@ -182,11 +187,11 @@ class Engine:
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
         """What a photograph shows; model: a `classify` network, None for the embedded one."""
         start = time.perf_counter()
-        network = self._network(model or DEFAULT_CLASSIFIER)
-        if not isinstance(network, ClassifyNetwork):
-            raise _unfit(network.spec, "classify", "classify")
-        image, decode_ms = self._decode(data, job)
-        classes, timing = network.classify(image, top_k, job)
+        with self._network(model or DEFAULT_CLASSIFIER) as network:
+            if not isinstance(network, ClassifyNetwork):
+                raise _unfit(network.spec, "classify", "classify")
+            image, decode_ms = self._decode(data, job)
+            classes, timing = network.classify(image, top_k, job)
         return ClassifyAnswer(
             model=network.spec.name,
             classes=tuple(classes),
@@ -199,11 +204,11 @@ class Engine:
         """The class of every pixel; model: a `segment` network, None for the first one at hand."""
         start = time.perf_counter()
         name = model or self._default_segmenter()
-        network = self._network(name)
-        if not isinstance(network, SegmentNetwork):
-            raise _unfit(network.spec, "segment", "segment")
-        image, decode_ms = self._decode(data, job)
-        found, timing = network.segment(image, job)
+        with self._network(name) as network:
+            if not isinstance(network, SegmentNetwork):
+                raise _unfit(network.spec, "segment", "segment")
+            image, decode_ms = self._decode(data, job)
+            found, timing = network.segment(image, job)
         return SegmentAnswer(
             model=network.spec.name,
             class_names=network.spec.classes,
@@ -214,17 +219,21 @@ class Engine:
             timing_ms=_phases(start, decode_ms, timing),
         )
 
-    def pipeline(self, name: str) -> Pipeline:
-        """The pipeline of a network; loads it on first use. UnknownName, WeightsMissing."""
-        network = self._network(name)
-        if not isinstance(network, PeopleNetwork | PoseNetwork):
-            raise _unfit(network.spec, "find keypoints", "pose or people")
-        if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
-            return Pipeline(network)
-        detector = self._network(self.detector)
-        if not isinstance(detector, PeopleNetwork):
-            raise InvalidParameter("detector", f"{self.detector} finds no people; it needs boxes")
-        return Pipeline(network, detector)
+    @contextmanager
+    def pipeline(self, name: str) -> Iterator[Pipeline]:
+        """The pipeline of a network, which is loaded on first use. UnknownName, WeightsMissing."""
+        with self._network(name) as network:
+            if not isinstance(network, PeopleNetwork | PoseNetwork):
+                raise _unfit(network.spec, "find keypoints", "pose or people")
+            if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
+                yield Pipeline(network)
+                return
+            with self._network(self.detector) as detector:
+                if not isinstance(detector, PeopleNetwork):
+                    raise InvalidParameter(
+                        "detector", f"{self.detector} finds no people; it needs boxes"
+                    )
+                yield Pipeline(network, detector)
 
     def models(self) -> list[ModelInfo]:
         """All known networks, also those whose weights are not here."""
@@ -232,18 +241,19 @@ class Engine:
 
     def model(self, name: str) -> ModelInfo:
         """What is known of one network; `default` is an alias. UnknownName if there is none."""
-        name = self._catalogue.name_of(name)
+        name = self._name_of(name)
         return self._with_runtime(self._catalogue.info(name, self._specs()))
 
     def _with_runtime(self, info: ModelInfo) -> ModelInfo:
-        return replace(info, runtime=self._runtimes.get(info.name))
+        live = self._networks.all().get(info.name)
+        return replace(info, runtime=None if live is None else live.runtime)
 
     def _specs(self) -> dict[str, NetworkSpec]:
-        return {name: network.spec for name, network in list(self._networks.items())}
+        return {name: live.network.spec for name, live in self._networks.all().items()}
 
     def counters(self) -> dict[str, BatchCounters]:
-        """What each loaded network has done."""
-        return {name: n.batcher.counters() for name, n in list(self._networks.items())}
+        """What has been done under the name of each network that is or was loaded."""
+        return self._networks.counters()
 
     def _decode(self, data: bytes, job: Job) -> tuple[Image, float]:
         job.check()
@@ -265,17 +275,24 @@ class Engine:
             )
         return name
 
-    def _network(self, model: str) -> Served:
-        name = self._catalogue.name_of(model)
-        network = self._networks.get(name)
-        if network is not None:
-            return network
-        with self._loading:
-            if name not in self._networks:
-                loaded = self._loader.load(self._catalogue.source(name))
-                self._networks[name] = serve_network(loaded, self._turn, self._batching)
-                self._runtimes[name] = loaded.runtime.words
-            return self._networks[name]
+    def _network(self, model: str) -> AbstractContextManager[Served]:
+        return self._networks.lease(self._name_of(model))
+
+    def _name_of(self, model: str) -> str:
+        """What is loaded is served on, whatever has become of its file."""
+        return model if model in self._networks else self._catalogue.name_of(model)
+
+    def _make(self, name: str) -> Live:
+        stamp = self._stamp(name)  # before it is read, so that a later change is seen
+        self._catalogue.check(name)
+        loaded = self._loader.load(self._catalogue.source(name))
+        loaded = replace(loaded, spec=self._catalogue.named(name, loaded.spec))
+        network = serve_network(loaded, self._turn, self._batching)
+        return Live(network, loaded.runtime.words, stamp)
+
+    def _stamp(self, name: str) -> Stamp | None:
+        file = self._catalogue.file(name)
+        return None if file is None else stamp_of(file)
 
 
 def serve_network(

@@ -161,12 +161,13 @@ class Loader:
                 f"{file.name} is an exported network, which torch does not run; take another "
                 "runtime: pip install 'hrpose[openvino]'"
             )
+        # OpenVINO knows a file by its path, size and second: only names with a hash are safe.
         make: dict[str, Callable[[], Runtime]] = {
             "openvino": lambda: OpenVinoRuntime(
                 file,
                 precision=compute.precision,
                 streams=compute.streams,
-                cache=_compiled_folder(),
+                cache=_compiled_folder() if file.parent == zoo.cache_dir() / "exports" else None,
             ),
             "onnx": lambda: OnnxRuntime(file, streams=compute.streams),
         }

@@ -129,7 +129,7 @@ class OpenVinoRuntime:
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams
         self.words = f"openvino {precision}"
-        self._names = [output.any_name for output in compiled.outputs]
+        self._names = [_own_name(output) for output in compiled.outputs]
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
             self._free.put(compiled.create_infer_request())
@@ -179,6 +179,14 @@ def to_openvino(file: Path) -> list[Path]:
     return [graph, weights]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where a smaller batch may run; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    )
+
+
 def use_threads(count: int) -> int:
     """Sets how many CPU threads torch computes with, 0 for one a core; returns the number."""
     import torch
@@ -206,6 +214,12 @@ def _answers(request: Any, image: Batch) -> Sequence[npt.NDArray[np.float32]]:
     """What an OpenVINO request answers; its next run writes over it."""
     found = request.infer([image], share_inputs=True, share_outputs=True)
     return list(found.values())
+
+
+def _own_name(output: Any) -> str:
+    """The name that the export gave an answer; what the graph calls it inside has slashes."""
+    own = sorted(name for name in output.names if "/" not in name)
+    return OUTPUT if OUTPUT in own or not own else own[0]
 
 
 def _openvino() -> Any:

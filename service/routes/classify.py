@@ -26,8 +26,7 @@ async def classify(request: Request, serving: ServingState) -> Response:
         def work() -> bytes:
             upload = body.parse()
             asked = ClassifyParameters.of(upload.pairs, serving.settings.max_people)
-            return write_classes(
-                serving.engine.classify(upload.image, asked.model, asked.top_k, visit.job)
-            )
+            answer = serving.engine.classify(upload.image, asked.model, asked.top_k, visit.job)
+            return visit.record.written(answer, lambda: write_classes(answer), None)
 
         return Response(await visit.run(work), media_type=JSON)

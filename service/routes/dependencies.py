@@ -25,6 +25,8 @@ async def check_key(request: Request, serving: ServingState) -> None:
 
 KEY_NEEDED: list[Any] = [Depends(check_key)]
 
+ADMIN_NEEDED: list[Any] = KEY_NEEDED
+
 
 async def choose_answer(request: Request) -> str:
     """JSON, JPEG or PNG, as the Accept header says; NotAcceptable for anything else."""

@@ -32,6 +32,8 @@ async def detect(request: Request, answer_type: AnswerType, serving: ServingStat
             answer = serving.engine.detect(
                 upload.image, asked.model, asked.threshold, asked.max_people or most, visit.job
             )
-            return write_boxes(answer, answer_type)
+            return visit.record.written(
+                answer, lambda: write_boxes(answer, answer_type), len(answer.boxes_xywh)
+            )
 
         return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})

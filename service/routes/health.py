@@ -28,6 +28,6 @@ async def ready(serving: ServingState) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403)},
 )
-async def metrics(request: Request) -> Response:
+def metrics(request: Request) -> Response:
     """Counters in Prometheus's text format."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,15 +1,28 @@
-"""GET /models and /backbones: what can be served, and what networks are built on."""
+"""GET /models and /backbones: what can be served, and what networks are built on.
 
-from fastapi import APIRouter
+POST /models/{name}/load and /unload change what is served, while it is served.
+"""
 
-from service.routes.dependencies import KEY_NEEDED, ServingState
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Body
+
+from models.errors import UnknownName
+from service.routes.dependencies import ADMIN_NEEDED, KEY_NEEDED, ServingState
 from service.schemas import (
     BackboneAnswer,
     BackbonesResponse,
+    ChangeRequest,
+    ChangeResponse,
     ModelAnswer,
     ModelsResponse,
     problem_responses,
 )
+
+if TYPE_CHECKING:
+    from service.inference.networks import Change
 
 router = APIRouter(tags=["networks"], dependencies=KEY_NEEDED)
 
@@ -32,6 +45,51 @@ def list_models(serving: ServingState) -> ModelsResponse:
 def get_model(name: str, serving: ServingState) -> ModelAnswer:
     """One network; `default` is an alias."""
     return ModelAnswer.of(serving.engine.model(name))
+
+
+@router.post(
+    "/models/{name}/load",
+    dependencies=ADMIN_NEEDED,
+    responses=problem_responses(401, 403, 404, 409, 422, 500, 503),
+)
+def load_model(
+    name: str,
+    serving: ServingState,
+    asked: Annotated[ChangeRequest | None, Body()] = None,
+) -> ChangeResponse:
+    """Loads and warms a network; one whose file has changed takes the place of the old one.
+
+    Requests in flight finish on the old network, and none fails. A file that cannot be used is
+    refused, and the old network stays.
+    """
+    serving.check_open()
+    force = asked is not None and asked.force
+    return _changed(name, serving, lambda: serving.engine.load(name, force))
+
+
+@router.post(
+    "/models/{name}/unload",
+    dependencies=ADMIN_NEEDED,
+    responses=problem_responses(401, 403, 404, 409, 500, 503),
+)
+def unload_model(name: str, serving: ServingState) -> ChangeResponse:
+    """Ends a network when its requests are answered; a request for it loads it again.
+
+    The default network and the detector stay.
+    """
+    serving.check_open()
+    return _changed(name, serving, lambda: serving.engine.unload(name))
+
+
+def _changed(name: str, serving: ServingState, change: "Callable[[], Change]") -> ChangeResponse:
+    start = time.perf_counter()
+    done = change()
+    seconds = round(time.perf_counter() - start, 3)
+    try:
+        model = ModelAnswer.of(serving.engine.model(name))
+    except UnknownName:  # unloaded, and its file is gone
+        model = None
+    return ChangeResponse(change=done, seconds=seconds, model=model)
 
 
 @router.get("/backbones", responses=problem_responses(401, 403))

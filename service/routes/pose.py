@@ -30,6 +30,8 @@ async def pose(request: Request, answer_type: AnswerType, serving: ServingState)
             upload = body.parse()
             asked = PoseParameters.of(upload.pairs, most)
             answer = serving.engine.pose(upload.image, asked.model, asked.options(most), visit.job)
-            return write_pose(answer, answer_type)
+            return visit.record.written(
+                answer, lambda: write_pose(answer, answer_type), len(answer.people)
+            )
 
         return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})

@@ -29,6 +29,8 @@ async def segment(request: Request, answer_type: AnswerType, serving: ServingSta
             upload = body.parse()
             asked = SegmentParameters.of(upload.pairs, serving.settings.max_people)
             answer = serving.engine.segment(upload.image, asked.model, visit.job)
-            return write_segments(answer, answer_type, asked.view)
+            return visit.record.written(
+                answer, lambda: write_segments(answer, answer_type, asked.view), None
+            )
 
         return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})

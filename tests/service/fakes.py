@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heads.errors import WeightsMissing
+from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image
 from heads.person import Person
 from heads.skeleton import COCO_17
 from models.errors import UnknownName
-from service.errors import InvalidParameter, Overloaded
+from service.errors import Conflict, InvalidParameter, Overloaded
 from service.inference.answers import (
     Box,
     ClassifyAnswer,
@@ -26,6 +26,7 @@ from service.inference.job import Job
 
 if TYPE_CHECKING:
     from service.inference.catalogue import ModelInfo
+    from service.inference.networks import Change
 
 NETWORKS = ("fast", "finder", "slow", "stuck", "full", "broken", "missing", "namer", "painter")
 
@@ -117,6 +118,19 @@ class FakeEngine:
             is_default=name == self.default,
             skeleton=COCO_17,
         )
+
+    def load(self, model: str, force: bool = False) -> "Change":
+        """Takes no time; `broken` is refused."""
+        name = self._known(model)
+        if name == "broken":
+            raise CheckpointError("broken.safetensors is damaged")
+        return "swapped" if force else "unchanged"
+
+    def unload(self, model: str) -> "Change":
+        """The default network stays."""
+        if self._known(model) == self.default:
+            raise Conflict(f"{model} is the default network")
+        return "unloaded"
 
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Two people, or one a box."""

@@ -28,13 +28,24 @@ class Counting:
         self.go.set()
         self.started = threading.Event()
         self.failing = False
+        self.poison: int | None = None
+        self.fits = 1000
+        self.dying = 0
+        self.out_of_memory: Exception = MemoryError("no room")
 
     def run(self, batch: Batch) -> Maps:
         self.started.set()
         assert self.go.wait(10)
         self.batches.append(len(batch))
         if self.failing:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("it fails")
+        if self.dying:
+            self.dying -= 1
+            raise SystemExit("killed")
+        if len(batch) > self.fits:
+            raise self.out_of_memory
+        if self.poison in batch[:, 0, 0, 0]:
+            raise ValueError("poison")
         return {"mean": batch.reshape(len(batch), -1).mean(axis=1).astype(np.float32)}
 
 
@@ -139,7 +150,7 @@ def test_what_is_late_is_dropped() -> None:
 def test_a_failing_network_fails_its_requests_and_lives_on() -> None:
     with running() as (batcher, runtime):
         runtime.failing = True
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(RuntimeError, match="it fails"):
             batcher.run([crop(1), crop(2)], Job())
         runtime.failing = False
         assert float(batcher.run([crop(5)], Job())[0].maps["mean"]) == 5
@@ -175,3 +186,70 @@ def test_waiting_for_company_fills_a_batch() -> None:
             future.result(5)
         assert runtime.batches == [2]
         assert time.monotonic() - start < 1.5
+
+
+def queued(batcher: Batcher, runtime: Counting, pool: ThreadPoolExecutor, values: list[int]) -> Any:
+    """One request a value, all waiting together behind another; the futures of their answers."""
+    runtime.go.clear()
+    runtime.started.clear()
+    pool.submit(batcher.run, [crop(255)], Job())
+    assert runtime.started.wait(5)
+    found = [pool.submit(batcher.run, [crop(v)], Job()) for v in values]
+    while batcher.counters().queue_depth < len(values):
+        time.sleep(0.01)
+    return found
+
+
+def test_a_crop_that_fails_fails_its_own_request_only() -> None:
+    with running(max_batch=8) as (batcher, runtime), ThreadPoolExecutor(8) as pool:
+        runtime.poison = 3
+        found = queued(batcher, runtime, pool, [1, 2, 3, 4])
+        assert batcher.counters().queue_requests == 4
+        runtime.go.set()
+        for v, future in zip((1, 2, 3, 4), found, strict=True):
+            if v == 3:
+                with pytest.raises(ValueError, match="poison"):
+                    future.result(5)
+            else:
+                assert float(future.result(5)[0].maps["mean"]) == v
+        assert sorted(runtime.batches) == [1, 1, 1, 1, 1, 4]
+
+
+@pytest.mark.parametrize("kind", ["python", "torch"])
+def test_a_batch_without_memory_is_run_in_halves(kind: str) -> None:
+    with running(max_batch=8) as (batcher, runtime), ThreadPoolExecutor(8) as pool:
+        if kind == "torch":
+            torch = pytest.importorskip("torch")
+            runtime.out_of_memory = torch.OutOfMemoryError("CUDA out of memory")
+        runtime.fits = 2
+        found = queued(batcher, runtime, pool, list(range(7)))
+        runtime.go.set()
+        assert [float(f.result(5)[0].maps["mean"]) for f in found] == list(range(7))
+        assert runtime.batches == [1, 7, 4, 2, 2, 3, 2, 1]
+        assert batcher.counters().sizes == {1: 2, 2: 3}
+
+
+def test_a_crop_without_memory_is_unavailable() -> None:
+    with running() as (batcher, runtime):
+        runtime.fits = 0
+        with pytest.raises(Overloaded, match="no memory for a single crop") as caught:
+            batcher.run([crop(1)], Job())
+        assert caught.value.draining
+        runtime.fits = 1
+        assert float(batcher.run([crop(5)], Job())[0].maps["mean"]) == 5
+
+
+def test_a_worker_that_dies_starts_over_and_only_its_batch_is_refused() -> None:
+    with running(max_batch=2) as (batcher, runtime), ThreadPoolExecutor(8) as pool:
+        found = queued(batcher, runtime, pool, [1, 2, 3, 4])
+        threads = threading.active_count()
+        runtime.dying = 1
+        runtime.go.set()  # the crop in front of the others is what dies
+        assert [float(f.result(5)[0].maps["mean"]) for f in found] == [1, 2, 3, 4]
+        runtime.dying = 1
+        with pytest.raises(Overloaded, match="lost the batch it ran") as caught:
+            batcher.run([crop(1)], Job())
+        assert caught.value.draining
+        assert float(batcher.run([crop(5)], Job())[0].maps["mean"]) == 5
+        assert batcher.counters().restarts == 2
+        assert threading.active_count() == threads

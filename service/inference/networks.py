@@ -1,0 +1,214 @@
+"""The networks that are being served, by name: loaded, swapped and unloaded while requests run.
+
+Whoever runs a network holds a lease. What is swapped or unloaded gives up its name at once, so
+that no new request gets it, and is closed when its last lease has ended; so no request fails.
+"""
+
+import ctypes
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from heads.errors import CheckpointError
+from heads.image import warp
+from models.errors import HrposeError
+from service.errors import Conflict, Overloaded
+from service.inference.batcher import BatchCounters
+from service.inference.job import Job
+from service.inference.pipeline import PeopleNetwork, PoseNetwork
+from service.inference.whole import ClassifyNetwork, SegmentNetwork
+
+log = logging.getLogger("hrpose")
+
+Served = PeopleNetwork | PoseNetwork | ClassifyNetwork | SegmentNetwork
+
+Change = Literal["loaded", "swapped", "unloaded", "unchanged"]
+
+Stamp = tuple[str, int, int, int]
+"""Path, device's number of the file, size and time of change: equal for an unchanged file."""
+
+
+@dataclass(eq=False)
+class Live:
+    """A network that is served, and how many requests use it now.
+
+    stamp: what its file was when it was read; None for a network without a file.
+    """
+
+    network: Served
+    runtime: str
+    stamp: Stamp | None = None
+    users: int = field(default=0, init=False)
+
+
+class Networks:
+    """Networks by name, each loaded once, on first use or when told to. Thread-safe.
+
+    make: loads a network and starts its batcher.  stamp: what the file of a name is now.
+    """
+
+    def __init__(
+        self, make: Callable[[str], Live], stamp: Callable[[str], Stamp | None] = lambda _: None
+    ) -> None:
+        self._make = make
+        self._stamp = stamp
+        self._changed = threading.Condition()
+        self._live: dict[str, Live] = {}
+        self._leaving: set[Live] = set()
+        self._loading: dict[str, threading.Lock] = {}
+        self._past: dict[str, BatchCounters] = {}
+        self._closed = False
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Served]:
+        """The network of that name, which is loaded if it is not, and stays for the block."""
+        while (live := self._enter(name)) is None:
+            with self._one_at_a_time(name):
+                if name not in self._live:
+                    self._put(name, self._make(name))
+        try:
+            yield live.network
+        finally:
+            with self._changed:
+                live.users -= 1
+                self._changed.notify_all()
+
+    def load(self, name: str, force: bool = False) -> Change:
+        """Loads a network, or puts another in its place where its file has changed.
+
+        The new network is loaded and warmed beside the old one, and takes its place when it is
+        ready. Returns when nobody uses the old one any more. force: also with the same file.
+        Raises what loading raises, and Conflict for a network of another task; the old one stays.
+        """
+        with self._one_at_a_time(name):
+            old = self._live.get(name)
+            if old is not None and not force and old.stamp == self._stamp(name):
+                return "unchanged"
+            new = self._make(name)
+            try:
+                if old is not None and new.network.spec.task != old.network.spec.task:
+                    raise Conflict(
+                        f"{name} is a {old.network.spec.task} network; one that can "
+                        f"{new.network.spec.task} cannot take its place"
+                    )
+                warm(name, new.network)
+            except BaseException:
+                new.network.batcher.close()
+                raise
+            self._put(name, new)
+            if old is not None:
+                self._retire(name, old)
+        change: Change = "loaded" if old is None else "swapped"
+        log.info("%s %s, run by %s", change, name, new.runtime)
+        return change
+
+    def unload(self, name: str) -> Change:
+        """Ends a network when the requests that use it are answered; the next one loads it anew."""
+        with self._one_at_a_time(name):
+            with self._changed:
+                old = self._live.pop(name, None)
+            if old is None:
+                return "unchanged"
+            self._retire(name, old)
+        log.info("unloaded %s", name)
+        return "unloaded"
+
+    def all(self) -> dict[str, Live]:
+        """What is served now."""
+        with self._changed:
+            return dict(self._live)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._live
+
+    def counters(self) -> dict[str, BatchCounters]:
+        """What has been done under each name, by the networks of before as well."""
+        with self._changed:
+            found = dict(self._past)
+            for name, live in self._live.items():
+                found[name] = found.get(name, BatchCounters()) + live.network.batcher.counters()
+            return found
+
+    def close(self) -> None:
+        """Ends every network; what waits is refused."""
+        with self._changed:
+            self._closed = True
+            ending = [*self._live.values(), *self._leaving]
+            self._live.clear()
+            self._changed.notify_all()
+        for live in ending:
+            live.network.batcher.close()
+
+    @contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[None]:
+        with self._changed:
+            lock = self._loading.setdefault(name, threading.Lock())
+        with lock:
+            yield
+
+    def _enter(self, name: str) -> Live | None:
+        with self._changed:
+            if self._closed:
+                raise Overloaded("the networks are shutting down", 1.0, draining=True)
+            live = self._live.get(name)
+            if live is not None:
+                live.users += 1
+            return live
+
+    def _put(self, name: str, new: Live) -> None:
+        with self._changed:
+            if not self._closed:
+                old = self._live.get(name)
+                if old is not None:
+                    self._leaving.add(old)
+                self._live[name] = new
+                return
+        new.network.batcher.close()
+        raise Overloaded("the networks are shutting down", 1.0, draining=True)
+
+    def _retire(self, name: str, old: Live) -> None:
+        """Waits until nobody uses a network that has lost its name, and closes it."""
+        with self._changed:
+            self._leaving.add(old)
+            self._changed.wait_for(lambda: old.users == 0 or self._closed)
+        old.network.batcher.close()
+        with self._changed:
+            self._leaving.discard(old)
+            done = old.network.batcher.counters()
+            self._past[name] = self._past.get(name, BatchCounters()) + done
+        return_memory()
+
+
+def warm(name: str, network: Served) -> None:
+    """Runs a network once. Raises CheckpointError for one that loads and cannot be run."""
+    image = np.zeros((256, 256, 3), np.uint8)
+    spec = network.spec
+    whole = spec.task in ("people", "segment")
+    crop = spec.whole((256, 256)) if whole else spec.crop((0, 0, 256, 256))
+    try:
+        network.batcher.run([warp(image, crop)], Job())
+    except HrposeError:
+        raise
+    except Exception as error:  # whatever a runtime meets; the batcher has logged it
+        raise CheckpointError(f"{name} can be loaded but not run; the log has more") from error
+
+
+def return_memory() -> None:
+    """Gives the system back what the process has freed; glibc by itself keeps it in its heaps."""
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What a file is now; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,406 @@
+"""Networks that are loaded, swapped and unloaded while requests run."""
+
+import gc
+import importlib.util
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heads.checkpoint import save_checkpoint
+from heads.errors import CheckpointError
+from heads.export import export_onnx
+from heads.load import load
+from heads.network import build
+from heads.spec import default_spec
+from models.errors import UnknownName
+from service.errors import Conflict, Overloaded
+from service.inference.batcher import BatchCounters, Batcher
+from service.inference.engine import Engine
+from service.inference.job import Job
+from service.inference.loading import RuntimeName
+from service.inference.networks import Live, Networks
+from service.inference.runtime import Batch, Maps
+from service.inference.whole import ClassifyNetwork
+from tests.conftest import ROOT
+from tests.service.conftest import wait_until
+
+STREET = (ROOT / "docs" / "street.jpg").read_bytes()
+
+RUNTIME: RuntimeName = "onnx" if importlib.util.find_spec("onnxruntime") else "torch"
+
+ENDING = ".onnx" if RUNTIME == "onnx" else ".safetensors"
+
+
+class Slow:
+    """A runtime that answers when it may."""
+
+    streams = 1
+    words = "slow"
+
+    def __init__(self, answer: float, go: threading.Event) -> None:
+        self.answer = answer
+        self.go = go
+        self.runs = 0
+
+    def run(self, batch: Batch) -> Maps:
+        self.runs += 1
+        if self.runs > 1:  # the first is the warming
+            assert self.go.wait(10)
+        return {"output": np.full((len(batch), 3), self.answer, np.float32)}
+
+
+class Making:
+    """Makes networks named by how often it was asked, each on a batcher of its own."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.made: list[Slow] = []
+        self.version = 0
+        self.failing = False
+
+    def make(self, name: str) -> Live:
+        if self.failing:
+            raise CheckpointError(f"{name} is damaged")
+        runtime = Slow(len(self.made), self.go)
+        self.made.append(runtime)
+        spec = default_spec("squeezenet1_1+classify", input_size=(64, 64))
+        batcher = Batcher(name, runtime, device=threading.Semaphore(2))
+        return Live(ClassifyNetwork(spec, batcher), "slow", ("f", 0, 0, self.version))
+
+    def networks(self) -> Networks:
+        return Networks(self.make, lambda _: ("f", 0, 0, self.version))
+
+
+@pytest.fixture
+def making() -> Iterator[Making]:
+    found = Making()
+    yield found
+    found.go.set()
+
+
+@pytest.fixture
+def networks(making: Making) -> Iterator[Networks]:
+    found = making.networks()
+    yield found
+    making.go.set()
+    found.close()
+
+
+def ask(networks: Networks) -> float:
+    with networks.lease("x") as network:
+        (ran,) = network.batcher.run([np.zeros((4, 4, 3), np.uint8)], Job())
+        return float(ran.maps["output"][0])
+
+
+def test_a_network_is_loaded_once_however_many_ask(making: Making, networks: Networks) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(networks), range(32)))
+    assert answers == [0.0] * 32
+    assert len(making.made) == 1
+
+
+def test_an_unchanged_file_is_not_loaded_again(making: Making, networks: Networks) -> None:
+    assert networks.load("x") == "loaded"
+    assert networks.load("x") == "unchanged"
+    making.version += 1
+    assert networks.load("x") == "swapped"
+    assert networks.load("x", force=True) == "swapped"
+    assert ask(networks) == 2.0
+
+
+def test_what_runs_finishes_on_the_old_network_and_what_comes_gets_the_new_one(
+    making: Making, networks: Networks
+) -> None:
+    networks.load("x")
+    first = networks.all()["x"]
+    making.go.clear()
+    with ThreadPoolExecutor(4) as pool:
+        old = pool.submit(ask, networks)
+        wait_until(lambda: making.made[0].runs == 2)
+        swapping = pool.submit(networks.load, "x", True)
+        wait_until(lambda: networks.all()["x"] is not first)
+        new = pool.submit(ask, networks)
+        wait_until(lambda: making.made[1].runs == 2)
+        assert not swapping.done()
+        making.go.set()
+        assert (old.result(5), new.result(5)) == (0.0, 1.0)
+        assert swapping.result(5) == "swapped"
+
+
+def test_a_bad_file_is_refused_and_the_old_network_stays(
+    making: Making, networks: Networks
+) -> None:
+    networks.load("x")
+    making.failing = True
+    with pytest.raises(CheckpointError, match="damaged"):
+        networks.load("x", force=True)
+    assert ask(networks) == 0.0
+
+
+def test_a_network_that_cannot_run_is_refused_and_its_thread_ends(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks.load("x")
+    before = threading.active_count()
+
+    def fail(self: Slow, batch: Batch) -> Maps:
+        raise RuntimeError(f"no kernel for {self.answer} {batch.shape}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slow, "run", fail)
+        with pytest.raises(CheckpointError, match="can be loaded but not run"):
+            networks.load("x", force=True)
+    assert threading.active_count() == before
+    assert ask(networks) == 0.0
+
+
+def test_two_loads_of_a_name_follow_one_another(networks: Networks) -> None:
+    networks.load("x")
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: networks.load("x", True), range(4)))
+    assert done == ["swapped"] * 4
+    assert ask(networks) == 4.0
+
+
+def test_unloading_waits_for_what_runs_and_the_next_request_loads_again(
+    making: Making, networks: Networks
+) -> None:
+    networks.load("x")
+    making.go.clear()
+    with ThreadPoolExecutor(4) as pool:
+        running = pool.submit(ask, networks)
+        wait_until(lambda: making.made[0].runs == 2)
+        unloading = pool.submit(networks.unload, "x")
+        wait_until(lambda: "x" not in networks)
+        assert not unloading.done()
+        making.go.set()
+        assert running.result(5) == 0.0
+        assert unloading.result(5) == "unloaded"
+    assert networks.unload("x") == "unchanged"
+    assert ask(networks) == 1.0
+
+
+def test_counters_go_on_through_swaps(networks: Networks) -> None:
+    for _ in range(3):
+        ask(networks)
+        networks.load("x", force=True)
+    networks.unload("x")
+    assert networks.counters()["x"].crops == 3 + 3  # asked, and warmed
+    assert BatchCounters(sizes={1: 2}) + BatchCounters(sizes={1: 1, 4: 1}) == BatchCounters(
+        sizes={1: 3, 4: 1}
+    )
+
+
+def test_nothing_is_loaded_once_closed(networks: Networks) -> None:
+    networks.close()
+    with pytest.raises(Overloaded, match="shutting down"):
+        ask(networks)
+    with pytest.raises(Overloaded, match="shutting down"):
+        networks.load("x")
+
+
+# Real networks in a folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny network's file by `<seed>.<ending>`, made once; seeds are other weights."""
+    folder = tmp_path_factory.mktemp("made")
+
+    def make(file: str) -> Path:
+        path = folder / file
+        form = "squeezenet1_1+simple" if path.stem == "pose" else "squeezenet1_1+classify"
+        spec = default_spec(form, input_size=(64, 64))
+        checkpoint = path.with_suffix(".safetensors")
+        if not checkpoint.exists():
+            torch.manual_seed(len(list(folder.iterdir())))
+            save_checkpoint(checkpoint, spec, build(spec).state_dict())
+        if not path.exists():
+            pytest.importorskip("onnx", reason="onnx writes the file")
+            export_onnx(load(checkpoint), path)
+        return path
+
+    return make
+
+
+def put(file: Path, folder: Path) -> Path:
+    """Places a file as `mine`, as a careful writer does: whole, at once."""
+    part = folder / f".mine{file.suffix}.part"
+    shutil.copy(file, part)
+    return part.replace(folder / f"mine{file.suffix}")
+
+
+def shown(engine: Engine, model: str = "mine") -> tuple[int, ...]:
+    """Which classes the network finds: those of each seed are others."""
+    answer = engine.classify(STREET, model, 5, Job())
+    assert answer.model == model
+    return tuple(c.index for c in answer.classes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[Engine]:
+    made = Engine(models_dir=folder, runtime=RUNTIME, threads=1)
+    yield made
+    made.close()
+
+
+Made = Callable[[str], Path]
+
+
+def test_files_of_the_folder_are_served_and_listed_by_their_names(
+    engine: Engine, folder: Path, made: Made
+) -> None:
+    with pytest.raises(UnknownName):
+        engine.load("mine")
+    put(made(f"1{ENDING}"), folder)
+    (folder / "broken.safetensors").write_bytes(b"none")
+    (folder / ".mine.part.safetensors").write_bytes(b"none")
+    by_name = {info.name: info for info in engine.models()}
+    assert by_name["mine"].state == "available"
+    assert not {"broken", ".mine.part"} & set(by_name)
+    assert engine.load("mine") == "loaded"
+    assert engine.model("mine").state == "loaded"
+    assert len(shown(engine)) == 5
+
+
+@pytest.mark.parametrize("name", ["../mine", "..", "/etc/passwd", "a/b", "mine.safetensors", ""])
+def test_a_name_leads_nowhere_else(engine: Engine, folder: Path, made: Made, name: str) -> None:
+    put(made("1.safetensors"), folder)
+    put(made("1.safetensors"), folder.parent)
+    with pytest.raises(UnknownName):
+        engine.load(name)
+
+
+def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(
+    engine: Engine, folder: Path, made: Made
+) -> None:
+    file = put(made(f"1{ENDING}"), folder)
+    first = shown(engine)
+    put(made(f"2{ENDING}"), folder)
+    assert shown(engine) == first
+    assert engine.load("mine") == "swapped"
+    second = shown(engine)
+    assert second != first
+    whole = file.read_bytes()
+    for damaged in (whole[:-100], b"", b"\0" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="mine"):
+            engine.load("mine")
+        assert shown(engine) == second
+    put(made(f"pose{ENDING}"), folder)
+    with pytest.raises(Conflict, match="is a classify network; one that can pose"):
+        engine.load("mine")
+    file.unlink()
+    assert shown(engine) == second
+    assert engine.model("mine").state == "loaded"
+    assert engine.unload("mine") == "unloaded"
+    with pytest.raises(UnknownName):
+        shown(engine)
+
+
+@pytest.mark.parametrize("damage", [slice(0, -100), slice(0, 0)])
+def test_a_damaged_checkpoint_is_refused_before_it_is_exported(
+    engine: Engine, folder: Path, made: Made, damage: slice
+) -> None:
+    file = put(made("1.safetensors"), folder)
+    file.write_bytes(file.read_bytes()[damage])
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors"):
+        engine.load("mine")
+
+
+def test_an_exported_file_of_the_same_size_and_second_is_another_network(
+    folder: Path, made: Made
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO keeps what it compiled")
+    files = [made("1.onnx"), made("2.onnx")]
+    assert files[0].stat().st_size == files[1].stat().st_size
+    engine = Engine(models_dir=folder, runtime="openvino", threads=1)
+    answers = []
+    for file in files:
+        os.utime(put(file, folder), (1e9, 1e9))
+        engine.load("mine", force=True)
+        answers.append(shown(engine))
+    engine.close()
+    assert answers[0] != answers[1]
+
+
+def test_the_default_and_the_detector_stay_and_may_be_swapped(engine: Engine) -> None:
+    for name in ("default", engine.default, engine.detector):
+        with pytest.raises(Conflict, match="cannot be unloaded"):
+            engine.unload(name)
+    assert engine.load("default") == "loaded"
+    assert engine.load("default") == "unchanged"
+    assert engine.load("default", force=True) == "swapped"
+
+
+def test_no_request_fails_while_networks_are_swapped_and_unloaded(
+    engine: Engine, folder: Path, made: Made
+) -> None:
+    files = [made(f"1{ENDING}"), made(f"2{ENDING}")]
+    put(files[0], folder)
+    over = threading.Event()
+
+    def ask_on() -> int:
+        count = 0
+        while not over.is_set():
+            shown(engine)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_on) for _ in range(4)]
+        try:
+            for i in range(12):
+                if i % 4 == 3:
+                    engine.unload("mine")
+                else:
+                    put(files[i % 2], folder)
+                    engine.load("mine")
+        finally:
+            over.set()
+        assert all(future.result(30) > 0 for future in asking)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_fifty_swaps_leave_memory_and_threads_as_they_were(
+    folder: Path, made: Made, runtime: RuntimeName
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime), reason="no runtime")
+    files = [made("1.onnx"), made("2.onnx")]
+    engine = Engine(models_dir=folder, runtime=runtime, threads=1)
+
+    def swap(times: int) -> None:
+        for i in range(times):
+            put(files[i % 2], folder)
+            engine.load("mine", force=True)
+            shown(engine)
+
+    swap(15)
+    gc.collect()
+    memory, threads = resident_mib(), threading.active_count()
+    swap(50)
+    gc.collect()
+    grown = resident_mib() - memory
+    assert threading.active_count() == threads
+    engine.close()
+    assert grown < 20, f"{grown:.1f} MiB more"
