@@ -8,6 +8,7 @@ HrposeError
     ├── NotAcceptable        an answer of a kind the service does not write
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
+    ├── RateExceeded         a client asks more often than it may
     ├── DeadlineExceeded     not answered in time; the work was dropped
     └── Cancelled            the client went away; the work was dropped
 
@@ -64,6 +65,15 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: float, draining: bool = False) -> None:
         self.retry_after_s = retry_after_s
         self.draining = draining
+        super().__init__(message)
+
+
+class RateExceeded(ServiceError):
+    """The client used its rate up; `retry_after_s` is when the next request is taken."""
+
+    def __init__(self, message: str, retry_after_s: float, headers: dict[str, str]) -> None:
+        self.retry_after_s = retry_after_s
+        self.headers = headers
         super().__init__(message)
 
 

@@ -24,10 +24,11 @@ from service.errors import (
     InvalidParameter,
     NotAcceptable,
     Overloaded,
+    RateExceeded,
     TooLarge,
     UnsupportedMedia,
 )
-from service.keys import Unauthorized
+from service.keys import Forbidden, Unauthorized
 
 log = logging.getLogger("hrpose.http")
 
@@ -46,6 +47,7 @@ class Problem:
 BAD_IMAGE = Problem(400, "/problems/bad-image", "The image cannot be read")
 NO_KEY = Problem(401, "/problems/unauthorized", "A key is needed")
 WRONG_KEY = Problem(403, "/problems/unauthorized", "The key is not accepted")
+FORBIDDEN = Problem(403, "/problems/forbidden", "The key may not do this")
 UNKNOWN_MODEL = Problem(404, "/problems/unknown-model", "There is no such network")
 NOT_FOUND = Problem(404, "/problems/not-found", "There is nothing here")
 METHOD = Problem(405, "/problems/method", "This method is not answered here")
@@ -54,6 +56,7 @@ WEIGHTS_MISSING = Problem(409, "/problems/weights-missing", "The network's weigh
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
+RATE = Problem(429, "/problems/rate", "Asked too often")
 OVERLOADED = Problem(429, "/problems/overloaded", "Too much to do")
 UNAVAILABLE = Problem(503, "/problems/overloaded", "Not serving now")
 DEADLINE = Problem(504, "/problems/deadline", "Not answered in time")
@@ -63,8 +66,8 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 """Nobody reads it; the status (nginx's) is for logs and metrics."""
 
 PROBLEMS = (
-    BAD_IMAGE, NO_KEY, WRONG_KEY, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    BAD_IMAGE, NO_KEY, WRONG_KEY, FORBIDDEN, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
+    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, RATE, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -79,6 +82,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             return BAD_IMAGE, {}
         case Unauthorized():
             return (WRONG_KEY if error.wrong_key else NO_KEY), {}
+        case Forbidden():
+            return FORBIDDEN, {}
         case UnknownName():
             return UNKNOWN_MODEL, {"known": list(error.known)}
         case NotAcceptable():
@@ -96,6 +101,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
         case Overloaded():
             fields = {"retry_after_s": _whole_seconds(error.retry_after_s)}
             return (UNAVAILABLE if error.draining else OVERLOADED), fields
+        case RateExceeded():
+            return RATE, {"retry_after_s": _whole_seconds(error.retry_after_s)}
         case DeadlineExceeded():
             return DEADLINE, {}
         case Cancelled():

@@ -369,7 +369,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _REFUSALS = {
     400: "The image cannot be read",
     401: "A key is needed",
-    403: "The key is not accepted",
+    403: "The key is not accepted, or may not do this",
     404: "There is no such network",
     406: "No such answer can be written",
     409: "The network's weights are not here",

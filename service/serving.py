@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from service.inference.answers import (
     SegmentAnswer,
 )
 from service.inference.job import Job
-from service.keys import KeyRing
+from service.keys import Key, KeyRing, plain_keys, read_keys
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Serving:
     def __init__(self, settings: Settings, engine: PoseEngine) -> None:
         self.settings = settings
         self.engine = engine
-        self.keys = KeyRing(settings.keys)
+        self.keys = KeyRing(_keys_of(settings))
         self.draining = False
         self.failure: Exception | None = None
         self.active_requests = 0
@@ -176,3 +177,9 @@ class Serving:
             raise Overloaded("the networks could not be loaded", LOADING_RETRY_S, draining=True)
         if not self._started:
             raise Overloaded("the networks are being loaded", LOADING_RETRY_S, draining=True)
+
+
+def _keys_of(settings: Settings) -> list[Key]:
+    """Those of the environment, then those of the file; KeyFileError where it cannot be used."""
+    keys = plain_keys(settings.keys)
+    return keys + (read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else [])

@@ -93,7 +93,12 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys that clients must send, separated by commas; better set by environment.",
+        description="Keys that clients must send, separated by commas; better set by environment. "
+        "They have the scope infer, `admin:KEY` has admin.",
+    )
+    api_keys_file: str = Field(
+        default="",
+        description="File of hashed keys with scopes and rates, a line each: see `hrpose key`.",
     )
 
     @property
