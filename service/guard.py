@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.problems import respond_to_fault
-from service.serving import Serving
+from service.serving import RATE_HEADERS, Serving
 
 log = logging.getLogger("hrpose.http")
 
@@ -47,6 +47,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers.update(scope.get(RATE_HEADERS, {}))
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)

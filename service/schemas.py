@@ -376,7 +376,7 @@ _REFUSALS = {
     413: "More bytes, pixels or boxes than are accepted",
     415: "This kind of body is not read",
     422: "A parameter is not valid; the answer names it",
-    429: "Too much to do; try again after Retry-After seconds",
+    429: "Too much to do, or asked too often; try again after Retry-After seconds",
     500: "A fault of the server; the answer has the id under which its log says more",
     503: "Loading or shutting down; try again after Retry-After seconds",
     504: "Not answered in time",

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from service.body import Body, read_body
 from service.dispatch import Dispatcher, Place
-from service.errors import Overloaded
+from service.errors import Overloaded, RateExceeded
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
@@ -22,6 +22,7 @@ from service.inference.answers import (
 )
 from service.inference.job import Job
 from service.keys import Key, KeyRing, plain_keys, read_keys
+from service.rates import RateLimiter, client_of_address
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from service.inference.catalogue import ModelInfo
 
 log = logging.getLogger("hrpose")
+
+RATE_HEADERS = "hrpose.rate_headers"
+"""Where a request keeps what its answer says of the client's rate."""
 
 LOADING_RETRY_S = 5.0
 
@@ -114,6 +118,7 @@ class Serving:
         self.settings = settings
         self.engine = engine
         self.keys = KeyRing(_keys_of(settings))
+        self.rates = RateLimiter(settings.rate_limit)
         self.draining = False
         self.failure: Exception | None = None
         self.active_requests = 0
@@ -164,6 +169,23 @@ class Serving:
         self._check_open()
         if not self.engine.ready:
             raise Overloaded("the queue is full", 1.0, draining=True)
+
+    def count(self, request: Request, key: Key | None) -> None:
+        """Counts a request towards its key's rate, or its address's where there are no keys.
+
+        What is left is told by every answer (`service.guard`). Raises RateExceeded.
+        """
+        client = client_of_address(request.client.host if request.client else None)
+        try:
+            if key is not None:
+                allowance = self.rates.check(f"key:{key.digest.hex()}", key.rate)
+            else:
+                allowance = self.rates.check(client)
+        except RateExceeded as error:
+            request.scope[RATE_HEADERS] = error.headers
+            raise
+        if allowance is not None:
+            request.scope[RATE_HEADERS] = allowance.headers
 
     @property
     def requests_at_work(self) -> int:

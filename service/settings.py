@@ -1,11 +1,16 @@
 """Every setting of the server, once: environment `HRPOSE_<NAME>`, and a flag of `hrpose serve`."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.rates import check_rate
+
 MIB = 2**20
+
+_ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
 
 class Settings(BaseSettings):
@@ -82,6 +87,23 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         default=64, ge=1, le=1024, description="Most requests worked on at once; more are refused."
     )
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time until the head of a request is there, in seconds; its connection "
+        "is closed then.",
+    )
+    send_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time for a client to take its answer, in seconds; its connection is "
+        "closed then.",
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Most connections open at once; more are refused."
+    )
     drain_s: float = Field(
         default=25.0,
         ge=0,
@@ -100,6 +122,30 @@ class Settings(BaseSettings):
         default="",
         description="File of hashed keys with scopes and rates, a line each: see `hrpose key`.",
     )
+    rate_limit: str = Field(
+        default="",
+        description="How often a key may ask, or an address where there are no keys, such as "
+        "100/minute or 5/second;1000/hour; empty is as often as it likes.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may ask, such as https://example.com, separated by "
+        "commas; `*` is every one, empty is none but the server's own.",
+    )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate(cls, rate: str) -> str:
+        check_rate(rate)
+        return rate
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in words_of(origins):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin should be as https://example.com, without a path")
+        return origins
 
     @property
     def max_upload_bytes(self) -> int:
@@ -109,5 +155,9 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys; empty where anybody may ask."""
-        parts = self.api_keys.get_secret_value().split(",")
-        return tuple(key.strip() for key in parts if key.strip())
+        return words_of(self.api_keys.get_secret_value())
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """What stands between the commas of a setting."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

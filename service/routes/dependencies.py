@@ -20,8 +20,10 @@ ServingState = Annotated[Serving, Depends(get_serving)]
 
 
 async def check_key(request: Request, serving: ServingState) -> Key | None:
-    """Refuses a request without an accepted key, where keys are configured."""
-    return serving.keys.check(request)
+    """Refuses a request without an accepted key, where keys are configured, or asked too often."""
+    key = serving.keys.check(request)
+    serving.count(request, key)
+    return key
 
 
 KEY_NEEDED: list[Any] = [Depends(check_key)]

@@ -16,7 +16,7 @@ router = APIRouter(tags=["networks"], dependencies=KEY_NEEDED)
 # Plain functions: the framework runs them in threads, for they read files.
 
 
-@router.get("/models", responses=problem_responses(401, 403))
+@router.get("/models", responses=problem_responses(401, 403, 429))
 def list_models(serving: ServingState) -> ModelsResponse:
     """All known networks, also those whose weights are not on this machine."""
     engine = serving.engine
@@ -28,13 +28,13 @@ def list_models(serving: ServingState) -> ModelsResponse:
     )
 
 
-@router.get("/models/{name}", responses=problem_responses(401, 403, 404))
+@router.get("/models/{name}", responses=problem_responses(401, 403, 404, 429))
 def get_model(name: str, serving: ServingState) -> ModelAnswer:
     """One network; `default` is an alias."""
     return ModelAnswer.of(serving.engine.model(name))
 
 
-@router.get("/backbones", responses=problem_responses(401, 403))
+@router.get("/backbones", responses=problem_responses(401, 403, 429))
 def list_backbones() -> BackbonesResponse:
     """All architectures, with paper, cost and the licence of their public weights."""
     # Imported when asked for: architectures need torch, serving people may not.

@@ -205,7 +205,7 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             ]
             for thread in clients:
                 thread.start()
-            time.sleep(0.3)
+            wait_until(lambda: "requests_at_work 4.0" in httpx2.get(url(address, "/metrics")).text)
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: not _is_ready(address), 1.0)
             assert httpx2.post(url(address), content=photo).status_code == 503
