@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.connections import protocol_of
 from service.serving import Serving
 
 log = logging.getLogger("hrpose")
@@ -69,6 +70,7 @@ def serve(app: FastAPI) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=CLOSING_S,
+        http=protocol_of(settings),
     )
     DrainingServer(config, serving).run()
     if serving.failure is not None:
