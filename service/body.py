@@ -5,7 +5,7 @@
     application/json                        {"image": base64 or data: URL, options ...}
 
 Options may also stand in the query. Bytes are counted as they come, also where no length was
-promised. Nothing is written to disk.
+promised, and held against what all requests together may have. Nothing is written to disk.
 """
 
 import base64
@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -57,19 +57,30 @@ class Body:
         return Upload(upload.image, (*self.query, *upload.pairs))
 
 
-async def read_body(request: Request, max_bytes: int) -> Body:
+class Holder(Protocol):
+    """Who counts the bytes of all requests together."""
+
+    def check_room(self, count: int) -> None:
+        """Overloaded where so many more would not fit."""
+
+    def hold(self, count: int) -> None:
+        """Counts bytes; Overloaded where they do not fit."""
+
+
+async def read_body(request: Request, max_bytes: int, holder: Holder) -> Body:
     """Reads a body of at most max_bytes.
 
-    Raises TooLarge as soon as it is longer, UnsupportedMedia for a kind that is not read,
-    InvalidParameter for a form that cannot be, Cancelled when the client goes away.
+    Raises TooLarge as soon as it is longer, Overloaded when the holder has no room,
+    UnsupportedMedia for a kind that is not read, InvalidParameter for a form that cannot be,
+    Cancelled when the client goes away.
     """
     query: tuple[Pair, ...] = tuple(request.query_params.multi_items())
     kind = _media_type(request)
-    _check_length(request, max_bytes)
+    _check_length(request, max_bytes, holder)
     try:
         if kind == "multipart/form-data":
-            return Body(await _read_form(request, max_bytes), b"", query)
-        data = b"".join([chunk async for chunk in _counted(request, max_bytes)])
+            return Body(await _read_form(request, max_bytes, holder), b"", query)
+        data = b"".join([chunk async for chunk in _counted(request, max_bytes, holder)])
     except ClientDisconnect:
         raise Cancelled("the client went away while sending") from None
     if kind == "application/json":
@@ -93,19 +104,23 @@ def _is_raw(kind: str) -> bool:
     return kind in ("", "application/octet-stream") or kind.startswith("image/")
 
 
-def _check_length(request: Request, max_bytes: int) -> None:
+def _check_length(request: Request, max_bytes: int, holder: Holder) -> None:
     """Refuses by the promised length, before anything is read."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > max_bytes:
+    if not length.isdecimal():
+        return
+    if int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
+    holder.check_room(int(length[:20]))
 
 
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, max_bytes: int, holder: Holder) -> AsyncGenerator[bytes, None]:
     total = 0
     async for chunk in request.stream():
         total += len(chunk)
         if total > max_bytes:
             raise _too_large(max_bytes)
+        holder.hold(len(chunk))
         yield chunk
 
 
@@ -120,9 +135,9 @@ class _FormParser(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
-async def _read_form(request: Request, max_bytes: int) -> Upload:
+async def _read_form(request: Request, max_bytes: int, holder: Holder) -> Upload:
     parser = _FormParser(
-        request.headers, _counted(request, max_bytes), max_files=1, max_fields=MAX_FIELDS
+        request.headers, _counted(request, max_bytes, holder), max_files=1, max_fields=MAX_FIELDS
     )
     try:
         form = await parser.parse()

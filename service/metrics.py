@@ -64,3 +64,6 @@ class _EngineCollector(Collector):
             "Requests that hold a place.",
             value=self._serving.requests_at_work,
         )
+        yield GaugeMetricFamily(
+            "hrpose_body_bytes", "Bytes of bodies held.", value=self._serving.bytes_held
+        )

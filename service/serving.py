@@ -100,7 +100,7 @@ class Visit:
 
     async def read(self) -> Body:
         """The request's body, within its limits of size and time."""
-        return await self._place.wait(read_body(self._request, self._max_bytes))
+        return await self._place.wait(read_body(self._request, self._max_bytes, self._place))
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
@@ -123,7 +123,9 @@ class Serving:
         self.failure: Exception | None = None
         self.active_requests = 0
         self._started = False
-        self._dispatcher = Dispatcher(settings.max_requests, settings.timeout_s)
+        self._dispatcher = Dispatcher(
+            settings.max_requests, settings.timeout_s, settings.max_queue_bytes
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -191,6 +193,11 @@ class Serving:
     def requests_at_work(self) -> int:
         """Requests that hold a place."""
         return self._dispatcher.taken
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of bodies that requests hold."""
+        return self._dispatcher.bytes_held
 
     def _check_open(self) -> None:
         if self.draining:

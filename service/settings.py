@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.rates import check_rate
@@ -87,6 +87,14 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         default=64, ge=1, le=1024, description="Most requests worked on at once; more are refused."
     )
+    max_queue_mb: float = Field(
+        default=256.0,
+        validate_default=True,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most bytes of bodies that all requests together may hold, in MiB; more are "
+        "refused.",
+    )
     header_timeout_s: float = Field(
         default=10.0,
         gt=0,
@@ -139,6 +147,13 @@ class Settings(BaseSettings):
         check_rate(rate)
         return rate
 
+    @field_validator("max_queue_mb")
+    @classmethod
+    def _check_room(cls, size: float, info: ValidationInfo) -> float:
+        if size < info.data.get("max_upload_mb", 0.0):
+            raise ValueError("should be at least max_upload_mb, or a body may never fit")
+        return size
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: str) -> str:
@@ -151,6 +166,11 @@ class Settings(BaseSettings):
     def max_upload_bytes(self) -> int:
         """Largest request body in bytes."""
         return int(self.max_upload_mb * MIB)
+
+    @property
+    def max_queue_bytes(self) -> int:
+        """Bytes of bodies that requests together may hold."""
+        return int(self.max_queue_mb * MIB)
 
     @property
     def keys(self) -> tuple[str, ...]:
