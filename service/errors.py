@@ -5,6 +5,7 @@ HrposeError
     ├── InvalidParameter     a value that cannot be meant: names the parameter
     ├── TooLarge             more bytes, pixels or boxes than are accepted
     ├── UnsupportedMedia     a body of a kind the service does not read
+    ├── BadImageUrl          an image that cannot be fetched from where the client said
     ├── NotAcceptable        an answer of a kind the service does not write
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
@@ -40,6 +41,10 @@ class TooLarge(ServiceError):
 
 class UnsupportedMedia(ServiceError):
     """A body whose content type the service does not read."""
+
+
+class BadImageUrl(ServiceError):
+    """The image at the URL that the client sent cannot be fetched."""
 
 
 class NotAcceptable(ServiceError):

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from heads.errors import ImageError, TooManyPixels, WeightsMissing
 from models.errors import HrposeError, UnknownName
 from service.errors import (
+    BadImageUrl,
     Cancelled,
     DeadlineExceeded,
     InvalidParameter,
@@ -45,6 +46,7 @@ class Problem:
 
 
 BAD_IMAGE = Problem(400, "/problems/bad-image", "The image cannot be read")
+BAD_IMAGE_URL = Problem(400, "/problems/bad-image-url", "The image cannot be fetched")
 NO_KEY = Problem(401, "/problems/unauthorized", "A key is needed")
 WRONG_KEY = Problem(403, "/problems/unauthorized", "The key is not accepted")
 FORBIDDEN = Problem(403, "/problems/forbidden", "The key may not do this")
@@ -66,8 +68,9 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 """Nobody reads it; the status (nginx's) is for logs and metrics."""
 
 PROBLEMS = (
-    BAD_IMAGE, NO_KEY, WRONG_KEY, FORBIDDEN, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, RATE, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    BAD_IMAGE, BAD_IMAGE_URL, NO_KEY, WRONG_KEY, FORBIDDEN, UNKNOWN_MODEL, NOT_FOUND, METHOD,
+    NOT_ACCEPTABLE, WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, RATE, OVERLOADED, UNAVAILABLE,
+    DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -80,6 +83,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             return TOO_LARGE, {"limit": f"max_megapixels = {error.max_pixels / 1e6:g}"}
         case ImageError():
             return BAD_IMAGE, {}
+        case BadImageUrl():
+            return BAD_IMAGE_URL, {}
         case Unauthorized():
             return (WRONG_KEY if error.wrong_key else NO_KEY), {}
         case Forbidden():

@@ -367,7 +367,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _REFUSALS = {
-    400: "The image cannot be read",
+    400: "The image cannot be read, or not be fetched",
     401: "A key is needed",
     403: "The key is not accepted, or may not do this",
     404: "There is no such network",

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from service.body import Body, read_body
 from service.dispatch import Dispatcher, Place
 from service.errors import Overloaded, RateExceeded
+from service.fetch import Fetcher
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
@@ -23,7 +24,7 @@ from service.inference.answers import (
 from service.inference.job import Job
 from service.keys import Key, KeyRing, plain_keys, read_keys
 from service.rates import RateLimiter, client_of_address
-from service.settings import Settings
+from service.settings import Settings, words_of
 
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
@@ -92,15 +93,25 @@ class PoseEngine(Protocol):
 class Visit:
     """One request that was given a place."""
 
-    def __init__(self, request: Request, place: Place, max_bytes: int) -> None:
+    def __init__(
+        self, request: Request, place: Place, max_bytes: int, fetcher: Fetcher | None = None
+    ) -> None:
         self.job = place.job
         self._request = request
         self._place = place
         self._max_bytes = max_bytes
+        self._fetcher = fetcher
 
     async def read(self) -> Body:
         """The request's body, within its limits of size and time."""
-        return await self._place.wait(read_body(self._request, self._max_bytes, self._place))
+        fetch = None if self._fetcher is None else self._fetch
+        return await self._place.wait(read_body(self._request, self._max_bytes, self._place, fetch))
+
+    def _fetch(self, url: str) -> bytes:
+        assert self._fetcher is not None
+        image = self._fetcher.fetch(url, self._place.hold, self.job.remaining_s)
+        self.job.check()
+        return image
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
@@ -119,6 +130,8 @@ class Serving:
         self.engine = engine
         self.keys = KeyRing(_keys_of(settings))
         self.rates = RateLimiter(settings.rate_limit)
+        hosts = words_of(settings.image_urls)
+        self.fetcher = Fetcher(hosts, settings.max_upload_bytes) if hosts else None
         self.draining = False
         self.failure: Exception | None = None
         self.active_requests = 0
@@ -151,6 +164,8 @@ class Serving:
 
     def _close(self, loading: threading.Thread) -> None:
         self._dispatcher.close()
+        if self.fetcher is not None:
+            self.fetcher.close()
         loading.join(LOADING_GRACE_S)
         if not loading.is_alive():
             self.engine.close()
@@ -164,7 +179,7 @@ class Serving:
         """A place for the request; Overloaded where there is none or nothing is served now."""
         self._check_open()
         with self._dispatcher.place() as place:
-            yield Visit(request, place, self.settings.max_upload_bytes)
+            yield Visit(request, place, self.settings.max_upload_bytes, self.fetcher)
 
     def check_ready(self) -> None:
         """Raises Overloaded unless a request sent now would be taken."""

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.image_hosts import check_hosts
 from service.rates import check_rate
 
 MIB = 2**20
@@ -140,12 +141,23 @@ class Settings(BaseSettings):
         description="Origins whose pages may ask, such as https://example.com, separated by "
         "commas; `*` is every one, empty is none but the server's own.",
     )
+    image_urls: str = Field(
+        default="",
+        description="Hosts from which images may be fetched by `image_url`, such as example.com "
+        "or *.example.com, separated by commas; `*` is every public host, empty is none.",
+    )
 
     @field_validator("rate_limit")
     @classmethod
     def _check_rate(cls, rate: str) -> str:
         check_rate(rate)
         return rate
+
+    @field_validator("image_urls")
+    @classmethod
+    def _check_hosts(cls, hosts: str) -> str:
+        check_hosts(words_of(hosts))
+        return hosts
 
     @field_validator("max_queue_mb")
     @classmethod
