@@ -17,8 +17,8 @@ from heads.errors import ImageError
 from service.app import create_app
 from service.body import Body
 from service.errors import BadImageUrl, InvalidParameter, TooLarge
-from service.fetch import Address, Fetcher, resolve
-from service.public_address import is_public
+from service.fetch import Fetcher, resolve
+from service.public_address import Address, is_public
 from service.settings import Settings
 from tests.service.conftest import client_of, real_server, wait_until
 from tests.service.fakes import FakeEngine
@@ -55,7 +55,7 @@ def test_an_address_that_is_not_of_the_public_internet_is_refused(text: str) -> 
     connected: list[Address] = []
     # One bad address among good ones is enough, wherever it stands.
     for addresses in ([address], [PUBLIC, address], [address, PUBLIC]):
-        fetcher = Fetcher(["*"], 100, resolve=lambda _, a=addresses: a, connect=refuse(connected))
+        fetcher = unreachable(addresses, connected)
         with pytest.raises(BadImageUrl, match="not on the public Internet") as error:
             fetcher.fetch(URL, ignore)
         assert text not in str(error.value)
@@ -67,7 +67,7 @@ def test_an_address_of_the_public_internet_is_connected_to(text: str) -> None:
     address = ipaddress.ip_address(text)
     assert is_public(address)
     connected: list[Address] = []
-    fetcher = Fetcher(["*"], 100, resolve=lambda _: [address], connect=refuse(connected))
+    fetcher = unreachable([address], connected)
     with pytest.raises(BadImageUrl, match="cannot be reached"):
         fetcher.fetch(URL, ignore)
     assert connected == [address]
@@ -77,14 +77,15 @@ def ignore(_: int) -> None:
     """Room for everything."""
 
 
-def refuse(connected: list[Address]) -> Callable[[Address, float], socket.socket]:
-    """A network on which nobody answers."""
+def unreachable(addresses: list[Address], connected: list[Address]) -> Fetcher:
+    """A fetcher whose names have these addresses, on a network on which nobody answers."""
 
     def connect(address: Address, _: float) -> socket.socket:
         connected.append(address)
         raise ConnectionRefusedError
 
-    return connect
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return Fetcher(["*"], 100, resolve=lambda _: addresses, connect=connect, context=bare)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,7 @@ class Site:
         self.answers: dict[str, Callable[[ssl.SSLSocket], None] | bytes] = {}
         self.asked: list[str] = []
         self.reached: list[Address] = []
+        self.threads: list[str] = []
         authority = trustme.CA()
         self.trusting = ssl.create_default_context()
         authority.configure_trust(self.trusting)
@@ -161,6 +163,7 @@ class Site:
     def connect(self, address: Address, timeout_s: float) -> socket.socket:
         """Instead of the network: whichever address, it is this server."""
         self.reached.append(address)
+        self.threads.append(threading.current_thread().name)
         return socket.create_connection(self._listening.getsockname(), timeout_s)
 
     def fetcher(self, hosts: Sequence[str] = (HOST,), **options: Any) -> Fetcher:
@@ -374,6 +377,7 @@ def test_every_image_route_takes_a_url(site: Site, engine: FakeEngine, photo: by
         for path in ("/pose", "/detect", "/classify", "/segment"):
             answer = client.post(path, json={"image_url": URL})
             assert answer.status_code == 200, answer.text
+        assert all(name.startswith("request") for name in site.threads)  # not the event loop's
         answer = client.post("/pose", json={"image_url": URL, "threshold": 0.5, "model": "fast"})
         assert len(answer.json()["people"]) == 2
         assert app.state.serving.bytes_held == 0
