@@ -21,6 +21,7 @@ from commands import (
     data,
     evaluate,
     export,
+    key,
     models,
     pages,
     predict,
@@ -80,6 +81,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compress")(compress.compress)
 app.command("export")(export.export)
 app.command("quantize")(quantize.quantize)
+app.command("key")(key.key)
 app.command("backbones")(pages.list_backbones)
 app.command("settings")(pages.list_settings)
 

@@ -20,7 +20,7 @@ paper's network that the asked strides do not need.
                  timm's ResNet v2                                 stages.0.blocks.0.norm1.
 """
 
-import pickle
+import pickle  # nosec B403 # only its error is named; torch loads with weights_only
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from service import openapi, problems
+from service import cors, openapi, problems
 from service.guard import Guard
 from service.metrics import Metrics
 from service.routes import classify, detect, health, models, page, pose, segment
 from service.server import serve
 from service.serving import PoseEngine, Serving
-from service.settings import Settings
+from service.settings import Settings, words_of
 from service.supervisor import Supervisor
 from service.tracing import create_tracer
 
@@ -54,6 +54,7 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     openapi.install(app)
     problems.install(app)
     app.add_middleware(Guard, serving=serving, metrics=app.state.metrics, tracer=tracer)
+    cors.install(app, words_of(settings.cors_origins))
     return app
 
 

@@ -3,18 +3,19 @@
     multipart/form-data                     field `image`, options as further fields
     image/*, application/octet-stream       the body is the photograph
     application/json                        {"image": base64 or data: URL, options ...}
+                                            {"image_url": "https://...", options ...}
 
 Options may also stand in the query. Bytes are counted as they come, also where no length was
-promised. Nothing is written to disk.
+promised, and held against what all requests together may have. Nothing is written to disk.
 """
 
 import base64
 import binascii
 import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -33,6 +34,10 @@ READ = (
 )
 
 
+Fetch = Callable[[str], bytes]
+"""Gets the file at a URL; blocks."""
+
+
 @dataclass(frozen=True)
 class Upload:
     """The bytes of an image file, and the parameters sent beside it."""
@@ -48,32 +53,47 @@ class Body:
     upload: Upload | None
     json_text: bytes
     query: tuple[Pair, ...]
+    fetch: Fetch | None = None
 
     def parse(self) -> Upload:
-        """The upload. Slow for large JSON, so not to be called on the event loop."""
-        upload = self.upload or _parse_json(self.json_text)
+        """The upload. Slow for large JSON and for URLs: not to be called on the event loop."""
+        upload = self.upload or _parse_json(self.json_text, self.fetch)
         if not upload.image:
             raise ImageError("the image is empty (0 bytes)")
         return Upload(upload.image, (*self.query, *upload.pairs))
 
 
-async def read_body(request: Request, max_bytes: int) -> Body:
+class Holder(Protocol):
+    """Who counts the bytes of all requests together."""
+
+    def check_room(self, count: int) -> None:
+        """Overloaded where so many more would not fit."""
+
+    def hold(self, count: int) -> None:
+        """Counts bytes; Overloaded where they do not fit."""
+
+
+async def read_body(
+    request: Request, max_bytes: int, holder: Holder, fetch: Fetch | None = None
+) -> Body:
     """Reads a body of at most max_bytes.
 
-    Raises TooLarge as soon as it is longer, UnsupportedMedia for a kind that is not read,
-    InvalidParameter for a form that cannot be, Cancelled when the client goes away.
+    fetch: gets what an `image_url` names; None where no URLs are taken.
+    Raises TooLarge as soon as it is longer, Overloaded when the holder has no room,
+    UnsupportedMedia for a kind that is not read, InvalidParameter for a form that cannot be,
+    Cancelled when the client goes away.
     """
     query: tuple[Pair, ...] = tuple(request.query_params.multi_items())
     kind = _media_type(request)
-    _check_length(request, max_bytes)
+    _check_length(request, max_bytes, holder)
     try:
         if kind == "multipart/form-data":
-            return Body(await _read_form(request, max_bytes), b"", query)
-        data = b"".join([chunk async for chunk in _counted(request, max_bytes)])
+            return Body(await _read_form(request, max_bytes, holder), b"", query)
+        data = b"".join([chunk async for chunk in _counted(request, max_bytes, holder)])
     except ClientDisconnect:
         raise Cancelled("the client went away while sending") from None
     if kind == "application/json":
-        return Body(None, data, query)
+        return Body(None, data, query, fetch)
     return Body(Upload(data, ()), b"", query)
 
 
@@ -93,19 +113,23 @@ def _is_raw(kind: str) -> bool:
     return kind in ("", "application/octet-stream") or kind.startswith("image/")
 
 
-def _check_length(request: Request, max_bytes: int) -> None:
+def _check_length(request: Request, max_bytes: int, holder: Holder) -> None:
     """Refuses by the promised length, before anything is read."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > max_bytes:
+    if not length.isdecimal():
+        return
+    if int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
+    holder.check_room(int(length[:20]))
 
 
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, max_bytes: int, holder: Holder) -> AsyncGenerator[bytes, None]:
     total = 0
     async for chunk in request.stream():
         total += len(chunk)
         if total > max_bytes:
             raise _too_large(max_bytes)
+        holder.hold(len(chunk))
         yield chunk
 
 
@@ -120,9 +144,9 @@ class _FormParser(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
-async def _read_form(request: Request, max_bytes: int) -> Upload:
+async def _read_form(request: Request, max_bytes: int, holder: Holder) -> Upload:
     parser = _FormParser(
-        request.headers, _counted(request, max_bytes), max_files=1, max_fields=MAX_FIELDS
+        request.headers, _counted(request, max_bytes, holder), max_files=1, max_fields=MAX_FIELDS
     )
     try:
         form = await parser.parse()
@@ -154,18 +178,32 @@ def _no_image(pairs: list[Pair], message: str) -> InvalidParameter:
     return InvalidParameter("image", f"{message} (sent: {sent})" if sent else message)
 
 
-def _parse_json(text: bytes) -> Upload:
+def _parse_json(text: bytes, fetch: Fetch | None) -> Upload:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError):
         raise InvalidParameter("body", "the body is not JSON") from None
     if not isinstance(content, dict):
         raise InvalidParameter("body", 'the JSON body should be {"image": base64, ...}')
-    pairs: list[Pair] = [(name, value) for name, value in content.items() if name != "image"]
+    named = ("image", "image_url")
+    pairs: list[Pair] = [(name, value) for name, value in content.items() if name not in named]
+    if content.get("image_url") is not None:
+        return Upload(_fetch_named(content, fetch), tuple(pairs))
     image = content.get("image")
     if not isinstance(image, str):
         raise _no_image(pairs, "`image` should be the image file in base64, or a data: URL")
     return Upload(_decode_base64(image), tuple(pairs))
+
+
+def _fetch_named(content: dict[str, Any], fetch: Fetch | None) -> bytes:
+    url = content["image_url"]
+    if fetch is None:
+        raise InvalidParameter("image_url", "image_url: this server fetches no images; send them")
+    if content.get("image") is not None:
+        raise InvalidParameter("image_url", "send either image or image_url")
+    if not isinstance(url, str):
+        raise InvalidParameter("image_url", "image_url should be a text: https://...")
+    return fetch(url)
 
 
 def _decode_base64(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 A request takes a place before its body is read and gives it back when its work has ended, so the
 number of bodies, images and busy threads is bounded; where no place is free it is refused at once.
+What bodies weigh together is bounded too; a refusal says when the work ahead should have ended.
 """
 
 import asyncio
@@ -13,19 +14,40 @@ from typing import Any, TypeVar
 
 from service.errors import Cancelled, DeadlineExceeded, Overloaded
 from service.inference.job import Job
+from service.load import ByteBudget, DrainRate
 
 T = TypeVar("T")
-
-RETRY_AFTER_S = 1.0
 
 
 class Place:
     """One request at work: its job, and what it runs. Belongs to the event loop."""
 
-    def __init__(self, job: Job, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, job: Job, pool: ThreadPoolExecutor, budget: ByteBudget, rate: DrainRate
+    ) -> None:
         self.job = job
+        self.held = 0
         self._pool = pool
+        self._budget = budget
+        self._rate = rate
         self._running: asyncio.Future[Any] | None = None
+
+    def hold(self, count: int) -> None:
+        """Counts bytes that the request holds until its work has ended; Overloaded if too many.
+
+        By the event loop while the body is read, by the request's thread afterwards.
+        """
+        if not self._budget.take(count):
+            raise self._no_room()
+        self.held += count
+
+    def check_room(self, count: int) -> None:
+        """Overloaded where so many bytes, which are promised only, would not fit now."""
+        if not self._budget.has_room_for(count):
+            raise self._no_room()
+
+    def _no_room(self) -> Overloaded:
+        return self._budget.refusal(self._rate.retry_after_s(self.job.timeout_s or 0.0))
 
     async def wait(self, reading: Awaitable[T]) -> T:
         """Awaits something on the event loop; DeadlineExceeded when the time is over."""
@@ -78,18 +100,26 @@ class Dispatcher:
     """Hands out places. Belongs to the event loop.
 
     max_requests: places, and threads.  timeout_s: how long one request may take, body included.
+    max_bytes: of bodies, held by all requests together.
     """
 
-    def __init__(self, max_requests: int, timeout_s: float) -> None:
+    def __init__(self, max_requests: int, timeout_s: float, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(max_requests, thread_name_prefix="request")
         self._jobs: set[Job] = set()
+        self._budget = ByteBudget(max_bytes)
+        self._rate = DrainRate()
 
     @property
     def taken(self) -> int:
         """Places in use."""
         return len(self._jobs)
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of bodies that requests hold."""
+        return self._budget.held
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
@@ -97,15 +127,21 @@ class Dispatcher:
         if len(self._jobs) >= self._max_requests:
             raise Overloaded(
                 f"{self._max_requests} requests are worked on; no more are taken now",
-                RETRY_AFTER_S,
+                self._rate.retry_after_s(self._timeout_s),
             )
         job = Job(self._timeout_s)
-        place = Place(job, self._pool)
+        place = Place(job, self._pool, self._budget, self._rate)
         self._jobs.add(job)
+        self._rate.begin()
         try:
             yield place
         finally:
-            place.when_ended(lambda: self._jobs.discard(job))
+            place.when_ended(lambda: self._end(place))
+
+    def _end(self, place: Place) -> None:
+        self._jobs.discard(place.job)
+        self._budget.give(place.held)
+        self._rate.end()
 
     def close(self) -> None:
         """Drops the work that is left, and waits for the threads. Blocks."""

@@ -5,10 +5,12 @@ HrposeError
     ├── InvalidParameter     a value that cannot be meant: names the parameter
     ├── TooLarge             more bytes, pixels or boxes than are accepted
     ├── UnsupportedMedia     a body of a kind the service does not read
+    ├── BadImageUrl          an image that cannot be fetched from where the client said
     ├── NotAcceptable        an answer of a kind the service does not write
     ├── Conflict             what is asked for cannot be done to a network as it is now
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
+    ├── RateExceeded         a client asks more often than it may
     ├── DeadlineExceeded     not answered in time; the work was dropped
     └── Cancelled            the client went away; the work was dropped
 
@@ -42,6 +44,10 @@ class UnsupportedMedia(ServiceError):
     """A body whose content type the service does not read."""
 
 
+class BadImageUrl(ServiceError):
+    """The image at the URL that the client sent cannot be fetched."""
+
+
 class NotAcceptable(ServiceError):
     """None of the media types that the client accepts can be written."""
 
@@ -69,6 +75,15 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: float, draining: bool = False) -> None:
         self.retry_after_s = retry_after_s
         self.draining = draining
+        super().__init__(message)
+
+
+class RateExceeded(ServiceError):
+    """The client used its rate up; `retry_after_s` is when the next request is taken."""
+
+    def __init__(self, message: str, retry_after_s: float, headers: dict[str, str]) -> None:
+        self.retry_after_s = retry_after_s
+        self.headers = headers
         super().__init__(message)
 
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import Metrics
 from service.problems import INTERNAL, respond_to_fault
 from service.record import HEADER, begin
-from service.serving import Serving
+from service.serving import RATE_HEADERS, Serving
 from service.tracing import Tracer
 
 log = logging.getLogger("hrpose.http")
@@ -53,6 +53,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers.update(scope.get(RATE_HEADERS, {}))
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers[HEADER] = record.request_id

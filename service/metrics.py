@@ -109,6 +109,9 @@ class _EngineCollector(Collector):
             "Requests that hold a place.",
             value=self._serving.requests_at_work,
         )
+        yield GaugeMetricFamily(
+            "hrpose_body_bytes", "Bytes of bodies held.", value=self._serving.bytes_held
+        )
 
     def _models(self) -> Metric:
         loaded = InfoMetricFamily("hrpose_model", "Networks that are loaded.", labels=("model",))

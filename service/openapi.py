@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.accept import JPEG, PNG
+from service.image_hosts import MAX_URL
 from service.parameters import Parameters
 from service.schemas import ProblemAnswer
 
@@ -30,7 +31,7 @@ def takes_image(parameters: type[Parameters]) -> dict[str, Any]:
                 "multipart/form-data": {"schema": _object({"image": _FILE, **as_text})},
                 "image/*": {"schema": _FILE},
                 "application/octet-stream": {"schema": _FILE},
-                "application/json": {"schema": _object({"image": _BASE64, **options})},
+                "application/json": {"schema": _json_object(options)},
             },
         },
         "parameters": [
@@ -55,6 +56,21 @@ def draws_image(description: str) -> dict[str, Any]:
 
 
 _BASE64 = {"type": "string", "description": "The image file in base64, or a data: URL."}
+
+
+_URL = {
+    "type": "string",
+    "format": "uri",
+    "maxLength": MAX_URL,
+    "description": "Where the image is, where the server allows it: https://...",
+}
+
+
+def _json_object(options: dict[str, Any]) -> dict[str, Any]:
+    """The image itself or where it is, and the options."""
+    schema = _object({"image": _BASE64, "image_url": _URL, **options})
+    del schema["required"]
+    return schema | {"oneOf": [{"required": ["image"]}, {"required": ["image_url"]}]}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -26,16 +26,18 @@ from heads.errors import (
 )
 from models.errors import HrposeError, UnknownName, WeightsError
 from service.errors import (
+    BadImageUrl,
     Cancelled,
     Conflict,
     DeadlineExceeded,
     InvalidParameter,
     NotAcceptable,
     Overloaded,
+    RateExceeded,
     TooLarge,
     UnsupportedMedia,
 )
-from service.keys import Unauthorized
+from service.keys import Forbidden, Unauthorized
 from service.record import current_id, record_of
 
 log = logging.getLogger("hrpose.http")
@@ -53,8 +55,10 @@ class Problem:
 
 
 BAD_IMAGE = Problem(400, "/problems/bad-image", "The image cannot be read")
+BAD_IMAGE_URL = Problem(400, "/problems/bad-image-url", "The image cannot be fetched")
 NO_KEY = Problem(401, "/problems/unauthorized", "A key is needed")
 WRONG_KEY = Problem(403, "/problems/unauthorized", "The key is not accepted")
+FORBIDDEN = Problem(403, "/problems/forbidden", "The key may not do this")
 UNKNOWN_MODEL = Problem(404, "/problems/unknown-model", "There is no such network")
 NOT_FOUND = Problem(404, "/problems/not-found", "There is nothing here")
 METHOD = Problem(405, "/problems/method", "This method is not answered here")
@@ -65,6 +69,7 @@ CONFLICT = Problem(409, "/problems/conflict", "This cannot be done to the networ
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
+RATE = Problem(429, "/problems/rate", "Asked too often")
 OVERLOADED = Problem(429, "/problems/overloaded", "Too much to do")
 UNAVAILABLE = Problem(503, "/problems/overloaded", "Not serving now")
 DEADLINE = Problem(504, "/problems/deadline", "Not answered in time")
@@ -74,9 +79,9 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 """Nobody reads it; the status (nginx's) is for logs and metrics."""
 
 PROBLEMS = (
-    BAD_IMAGE, NO_KEY, WRONG_KEY, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE,
-    DEADLINE, INTERNAL,
+    BAD_IMAGE, BAD_IMAGE_URL, NO_KEY, WRONG_KEY, FORBIDDEN, UNKNOWN_MODEL, NOT_FOUND, METHOD,
+    NOT_ACCEPTABLE, WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, TOO_LARGE, MEDIA, INVALID, RATE,
+    OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -89,8 +94,12 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             return TOO_LARGE, {"limit": f"max_megapixels = {error.max_pixels / 1e6:g}"}
         case ImageError():
             return BAD_IMAGE, {}
+        case BadImageUrl():
+            return BAD_IMAGE_URL, {}
         case Unauthorized():
             return (WRONG_KEY if error.wrong_key else NO_KEY), {}
+        case Forbidden():
+            return FORBIDDEN, {}
         case UnknownName():
             return UNKNOWN_MODEL, {"known": list(error.known)}
         case NotAcceptable():
@@ -117,6 +126,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
         case Overloaded():
             fields = {"retry_after_s": _whole_seconds(error.retry_after_s)}
             return (UNAVAILABLE if error.draining else OVERLOADED), fields
+        case RateExceeded():
+            return RATE, {"retry_after_s": _whole_seconds(error.retry_after_s)}
         case DeadlineExceeded():
             return DEADLINE, {}
         case Cancelled():

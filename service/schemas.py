@@ -383,16 +383,16 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _REFUSALS = {
-    400: "The image cannot be read",
+    400: "The image cannot be read, or not be fetched",
     401: "A key is needed",
-    403: "The key is not accepted",
+    403: "The key is not accepted, or may not do this",
     404: "There is no such network",
     406: "No such answer can be written",
     409: "The network's weights are not here or not usable, or it is needed",
     413: "More bytes, pixels or boxes than are accepted",
     415: "This kind of body is not read",
     422: "A parameter is not valid; the answer names it",
-    429: "Too much to do; try again after Retry-After seconds",
+    429: "Too much to do, or asked too often; try again after Retry-After seconds",
     500: "A fault of the server; the answer has the id under which its log says more",
     503: "Loading or shutting down; try again after Retry-After seconds",
     504: "Not answered in time",

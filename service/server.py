@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import logs
+from service.connections import protocol_of
 from service.serving import Serving
 
 log = logging.getLogger("hrpose")
@@ -75,6 +76,7 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=CLOSING_S,
+        http=protocol_of(settings),
     )
     DrainingServer(config, serving).run(None if listening is None else [listening])
     if serving.failure is not None:

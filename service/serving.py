@@ -5,13 +5,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
 from service.body import Body, read_body
 from service.dispatch import Dispatcher, Place
-from service.errors import Overloaded
+from service.errors import Overloaded, RateExceeded
+from service.fetch import Fetcher
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
@@ -20,9 +22,10 @@ from service.inference.answers import (
     SegmentAnswer,
 )
 from service.inference.job import Job
-from service.keys import KeyRing
+from service.keys import Key, KeyRing, plain_keys, read_keys
+from service.rates import RateLimiter, client_of_address
 from service.record import record_of
-from service.settings import Settings
+from service.settings import Settings, words_of
 
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from service.inference.networks import Change
 
 log = logging.getLogger("hrpose")
+
+RATE_HEADERS = "hrpose.rate_headers"
+"""Where a request keeps what its answer says of the client's rate."""
 
 LOADING_RETRY_S = 5.0
 
@@ -95,16 +101,26 @@ class PoseEngine(Protocol):
 class Visit:
     """One request that was given a place."""
 
-    def __init__(self, request: Request, place: Place, max_bytes: int) -> None:
+    def __init__(
+        self, request: Request, place: Place, max_bytes: int, fetcher: Fetcher | None = None
+    ) -> None:
         self.job = place.job
         self.record = record_of(request.scope)
         self._request = request
         self._place = place
         self._max_bytes = max_bytes
+        self._fetcher = fetcher
 
     async def read(self) -> Body:
         """The request's body, within its limits of size and time."""
-        return await self._place.wait(read_body(self._request, self._max_bytes))
+        fetch = None if self._fetcher is None else self._fetch
+        return await self._place.wait(read_body(self._request, self._max_bytes, self._place, fetch))
+
+    def _fetch(self, url: str) -> bytes:
+        assert self._fetcher is not None
+        image = self._fetcher.fetch(url, self._place.hold, self.job.remaining_s)
+        self.job.check()
+        return image
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
@@ -121,12 +137,17 @@ class Serving:
     def __init__(self, settings: Settings, engine: PoseEngine) -> None:
         self.settings = settings
         self.engine = engine
-        self.keys = KeyRing(settings.keys)
+        self.keys = KeyRing(_keys_of(settings))
+        self.rates = RateLimiter(settings.rate_limit)
+        hosts = words_of(settings.image_urls)
+        self.fetcher = Fetcher(hosts, settings.max_upload_bytes) if hosts else None
         self.draining = False
         self.failure: Exception | None = None
         self.active_requests = 0
         self._started = False
-        self._dispatcher = Dispatcher(settings.max_requests, settings.timeout_s)
+        self._dispatcher = Dispatcher(
+            settings.max_requests, settings.timeout_s, settings.max_queue_bytes
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -152,6 +173,8 @@ class Serving:
 
     def _close(self, loading: threading.Thread) -> None:
         self._dispatcher.close()
+        if self.fetcher is not None:
+            self.fetcher.close()
         loading.join(LOADING_GRACE_S)
         if not loading.is_alive():
             self.engine.close()
@@ -165,7 +188,7 @@ class Serving:
         """A place for the request; Overloaded where there is none or nothing is served now."""
         self.check_open()
         with self._dispatcher.place() as place:
-            yield Visit(request, place, self.settings.max_upload_bytes)
+            yield Visit(request, place, self.settings.max_upload_bytes, self.fetcher)
 
     def check_ready(self) -> None:
         """Raises Overloaded unless a request sent now would be taken."""
@@ -173,10 +196,32 @@ class Serving:
         if not self.engine.ready:
             raise Overloaded("the queue is full", 1.0, draining=True)
 
+    def count(self, request: Request, key: Key | None) -> None:
+        """Counts a request towards its key's rate, or its address's where there are no keys.
+
+        What is left is told by every answer (`service.guard`). Raises RateExceeded.
+        """
+        client = client_of_address(request.client.host if request.client else None)
+        try:
+            if key is not None:
+                allowance = self.rates.check(f"key:{key.digest.hex()}", key.rate)
+            else:
+                allowance = self.rates.check(client)
+        except RateExceeded as error:
+            request.scope[RATE_HEADERS] = error.headers
+            raise
+        if allowance is not None:
+            request.scope[RATE_HEADERS] = allowance.headers
+
     @property
     def requests_at_work(self) -> int:
         """Requests that hold a place."""
         return self._dispatcher.taken
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of bodies that requests hold."""
+        return self._dispatcher.bytes_held
 
     def check_open(self) -> None:
         """Raises Overloaded while loading, after a failure to load, and once told to stop."""
@@ -186,3 +231,9 @@ class Serving:
             raise Overloaded("the networks could not be loaded", LOADING_RETRY_S, draining=True)
         if not self._started:
             raise Overloaded("the networks are being loaded", LOADING_RETRY_S, draining=True)
+
+
+def _keys_of(settings: Settings) -> list[Key]:
+    """Those of the environment, then those of the file; KeyFileError where it cannot be used."""
+    keys = plain_keys(settings.keys)
+    return keys + (read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else [])

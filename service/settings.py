@@ -1,11 +1,17 @@
 """Every setting of the server, once: environment `HRPOSE_<NAME>`, and a flag of `hrpose serve`."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.image_hosts import check_hosts
+from service.rates import check_rate
+
 MIB = 2**20
+
+_ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
 
 class Settings(BaseSettings):
@@ -92,6 +98,31 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         default=64, ge=1, le=1024, description="Most requests worked on at once; more are refused."
     )
+    max_queue_mb: float = Field(
+        default=256.0,
+        validate_default=True,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most bytes of bodies that all requests together may hold, in MiB; more are "
+        "refused.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time until the head of a request is there, in seconds; its connection "
+        "is closed then.",
+    )
+    send_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time for a client to take its answer, in seconds; its connection is "
+        "closed then.",
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Most connections open at once; more are refused."
+    )
     drain_s: float = Field(
         default=25.0,
         ge=0,
@@ -111,8 +142,55 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys that clients must send, separated by commas; better set by environment.",
+        description="Keys that clients must send, separated by commas; better set by environment. "
+        "They have the scope infer, `admin:KEY` has admin.",
     )
+    api_keys_file: str = Field(
+        default="",
+        description="File of hashed keys with scopes and rates, a line each: see `hrpose key`.",
+    )
+    rate_limit: str = Field(
+        default="",
+        description="How often a key may ask, or an address where there are no keys, such as "
+        "100/minute or 5/second;1000/hour; empty is as often as it likes.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may ask, such as https://example.com, separated by "
+        "commas; `*` is every one, empty is none but the server's own.",
+    )
+    image_urls: str = Field(
+        default="",
+        description="Hosts from which images may be fetched by `image_url`, such as example.com "
+        "or *.example.com, separated by commas; `*` is every public host, empty is none.",
+    )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate(cls, rate: str) -> str:
+        check_rate(rate)
+        return rate
+
+    @field_validator("image_urls")
+    @classmethod
+    def _check_hosts(cls, hosts: str) -> str:
+        check_hosts(words_of(hosts))
+        return hosts
+
+    @field_validator("max_queue_mb")
+    @classmethod
+    def _check_room(cls, size: float, info: ValidationInfo) -> float:
+        if size < info.data.get("max_upload_mb", 0.0):
+            raise ValueError("should be at least max_upload_mb, or a body may never fit")
+        return size
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in words_of(origins):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin should be as https://example.com, without a path")
+        return origins
 
     @property
     def max_upload_bytes(self) -> int:
@@ -120,7 +198,16 @@ class Settings(BaseSettings):
         return int(self.max_upload_mb * MIB)
 
     @property
+    def max_queue_bytes(self) -> int:
+        """Bytes of bodies that requests together may hold."""
+        return int(self.max_queue_mb * MIB)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The API keys; empty where anybody may ask."""
-        parts = self.api_keys.get_secret_value().split(",")
-        return tuple(key.strip() for key in parts if key.strip())
+        return words_of(self.api_keys.get_secret_value())
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """What stands between the commas of a setting."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

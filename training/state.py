@@ -1,7 +1,7 @@
 """The state of a run on disk: written whole or not at all, the last few kept, read strictly."""
 
 import os
-import pickle
+import pickle  # nosec B403 # only its error is named; torch loads with weights_only
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-import subprocess
+import subprocess  # nosec B404 # this Python alone is run, without a shell
 import sys
 import tempfile
 import weakref
@@ -120,7 +120,7 @@ def _export(target: Path, source: str | Path, network: str | None) -> None:
     searched = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     arguments = [str(source), str(target), *([network] if network else [])]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # nosec B603 # our own module; arguments are the operator's
             # -P: what lies in the folder where the server was started is not imported.
             [sys.executable, "-P", "-m", "heads.export", *arguments],
             env={**os.environ, "PYTHONPATH": searched},

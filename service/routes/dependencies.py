@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from service.accept import JSON, choose
+from service.keys import Key, check_admin
 from service.serving import Serving
 
 
@@ -18,14 +19,23 @@ def get_serving(request: Request) -> Serving:
 ServingState = Annotated[Serving, Depends(get_serving)]
 
 
-async def check_key(request: Request, serving: ServingState) -> None:
-    """Refuses a request without an accepted key, where keys are configured."""
-    serving.keys.check(request)
+async def check_key(request: Request, serving: ServingState) -> Key | None:
+    """Refuses a request without an accepted key, where keys are configured, or asked too often."""
+    key = serving.keys.check(request)
+    serving.count(request, key)
+    return key
 
 
 KEY_NEEDED: list[Any] = [Depends(check_key)]
 
-ADMIN_NEEDED: list[Any] = KEY_NEEDED
+
+async def check_admin_key(key: Annotated[Key | None, Depends(check_key)]) -> None:
+    """Refuses a request without a key of the scope admin, also where no keys are configured."""
+    check_admin(key)
+
+
+ADMIN_NEEDED: list[Any] = [Depends(check_admin_key)]
+"""For routes that change the server; beside KEY_NEEDED the key is still checked once."""
 
 
 async def choose_answer(request: Request) -> str:

@@ -26,7 +26,7 @@ async def ready(serving: ServingState) -> Health:
     "/metrics",
     dependencies=KEY_NEEDED,
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403)},
+    responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403, 429)},
 )
 def metrics(request: Request) -> Response:
     """Counters in Prometheus's text format."""

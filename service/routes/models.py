@@ -29,7 +29,7 @@ router = APIRouter(tags=["networks"], dependencies=KEY_NEEDED)
 # Plain functions: the framework runs them in threads, for they read files.
 
 
-@router.get("/models", responses=problem_responses(401, 403))
+@router.get("/models", responses=problem_responses(401, 403, 429))
 def list_models(serving: ServingState) -> ModelsResponse:
     """All known networks, also those whose weights are not on this machine."""
     engine = serving.engine
@@ -41,7 +41,7 @@ def list_models(serving: ServingState) -> ModelsResponse:
     )
 
 
-@router.get("/models/{name}", responses=problem_responses(401, 403, 404))
+@router.get("/models/{name}", responses=problem_responses(401, 403, 404, 429))
 def get_model(name: str, serving: ServingState) -> ModelAnswer:
     """One network; `default` is an alias."""
     return ModelAnswer.of(serving.engine.model(name))
@@ -50,7 +50,7 @@ def get_model(name: str, serving: ServingState) -> ModelAnswer:
 @router.post(
     "/models/{name}/load",
     dependencies=ADMIN_NEEDED,
-    responses=problem_responses(401, 403, 404, 409, 422, 500, 503),
+    responses=problem_responses(401, 403, 404, 409, 422, 429, 500, 503),
 )
 def load_model(
     name: str,
@@ -70,7 +70,7 @@ def load_model(
 @router.post(
     "/models/{name}/unload",
     dependencies=ADMIN_NEEDED,
-    responses=problem_responses(401, 403, 404, 409, 500, 503),
+    responses=problem_responses(401, 403, 404, 409, 429, 500, 503),
 )
 def unload_model(name: str, serving: ServingState) -> ChangeResponse:
     """Ends a network when its requests are answered; a request for it loads it again.
@@ -92,7 +92,7 @@ def _changed(name: str, serving: ServingState, change: "Callable[[], Change]") -
     return ChangeResponse(change=done, seconds=seconds, model=model)
 
 
-@router.get("/backbones", responses=problem_responses(401, 403))
+@router.get("/backbones", responses=problem_responses(401, 403, 429))
 def list_backbones() -> BackbonesResponse:
     """All architectures, with paper, cost and the licence of their public weights."""
     # Imported when asked for: architectures need torch, serving people may not.

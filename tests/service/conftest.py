@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from heads.image import encode_image
 from service.app import create_app
+from service.connections import protocol_of
 from service.serving import PoseEngine
 from service.settings import Settings
 from tests.service.fakes import FakeEngine
@@ -50,7 +51,9 @@ def real_server(settings: Settings, engine: PoseEngine) -> Iterator[tuple[str, i
     app = create_app(settings, engine)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app, log_config=None, timeout_graceful_shutdown=2, http=protocol_of(settings)
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

