@@ -64,6 +64,8 @@ class Metrics:
         self._people = Histogram(
             "hrpose_people", "People in an answer.", ("route",), buckets=PEOPLE, registry=registry
         )
+        # Found once: to look a phase up among the labels costs more than to observe it.
+        self._phase_of: dict[tuple[str, str], Histogram] = {}
         registry.register(_EngineCollector(serving))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -77,9 +79,10 @@ class Metrics:
             self._refusals.labels(route, reason, str(status)).inc()
             return
         if record.phases:
-            for phase, phase_s in record.phases.items():
-                self._phases.labels(route, phase).observe(phase_s)
-            self._phases.labels(route, "total").observe(seconds)
+            for phase, phase_s in (*record.phases.items(), ("total", seconds)):
+                if (route, phase) not in self._phase_of:
+                    self._phase_of[route, phase] = self._phases.labels(route, phase)
+                self._phase_of[route, phase].observe(phase_s)
         if record.people is not None:
             self._people.labels(route).observe(record.people)
 

@@ -1,11 +1,25 @@
 """POST /models/{name}/load and /unload: what they answer, and what they refuse."""
 
+from collections.abc import Iterator
+
+import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from service.settings import Settings
 from tests.service.conftest import client_of
 from tests.service.fakes import FakeEngine
 from tests.service.test_problems import assert_problem
+
+ADMIN = {"X-API-Key": "pear"}
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> Iterator[TestClient]:
+    """A client with the key that may change the server."""
+    with client_of(Settings(api_keys=SecretStr("apple,admin:pear")), engine) as started:
+        started.headers.update(ADMIN)
+        yield started
 
 
 def test_loading_says_what_was_done_and_what_the_network_is_now(client: TestClient) -> None:
@@ -28,12 +42,18 @@ def test_what_cannot_be_done_to_a_network_is_a_problem(client: TestClient) -> No
     assert_problem(client.get("/models/fast/load"), 405, "method")
 
 
-def test_changing_networks_needs_a_key_where_there_are_keys(engine: FakeEngine) -> None:
-    with client_of(Settings(api_keys="k"), engine) as client:  # type: ignore[arg-type]
-        for change in ("load", "unload"):
-            assert_problem(client.post(f"/models/finder/{change}"), 401, "unauthorized")
-            answer = client.post(f"/models/finder/{change}", headers={"Authorization": "Bearer k"})
-            assert answer.status_code == 200
+def test_changing_networks_needs_an_admin_key(client: TestClient) -> None:
+    client.headers.pop("X-API-Key")
+    for change in ("load", "unload"):
+        path = f"/models/finder/{change}"
+        assert_problem(client.post(path), 401, "unauthorized")
+        assert_problem(client.post(path, headers={"X-API-Key": "apple"}), 403, "forbidden")
+        assert client.post(path, headers=ADMIN).status_code == 200
+
+
+def test_without_any_keys_nobody_changes_networks(engine: FakeEngine) -> None:
+    with client_of(Settings(), engine) as client:
+        assert_problem(client.post("/models/finder/load"), 403, "forbidden")
 
 
 def test_a_server_told_to_stop_changes_nothing(client: TestClient) -> None:

@@ -203,8 +203,7 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             ]
             for thread in clients:
                 thread.start()
-            at_work = "hrpose_requests_at_work 4.0"
-            wait_until(lambda: at_work in httpx2.get(url(address, "/metrics")).text)
+            wait_until(lambda: _at_work(address) == len(clients))
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: not _is_ready(address), 1.0)
             assert httpx2.post(url(address), content=photo).status_code == 503
@@ -214,6 +213,11 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+def _at_work(address: Address) -> int:
+    text = httpx2.get(url(address, "/metrics")).text
+    return int(float(text.rpartition("hrpose_requests_at_work ")[2].split()[0]))
 
 
 def _is_ready(address: Address) -> bool:
