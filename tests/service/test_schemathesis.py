@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from service.app import create_app
 from service.settings import Settings
@@ -22,6 +23,8 @@ from schemathesis.specs.openapi import checks  # noqa: E402
 
 EXAMPLES = 25
 
+KEY = {"X-API-Key": "pear"}
+
 TAKE_IMAGE = ("/pose", "/detect", "/classify", "/segment")
 
 PHOTO = make_photo(width=64, height=48)
@@ -30,7 +33,7 @@ PHOTO = make_photo(width=64, height=48)
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A running server."""
-    with real_server(Settings(), FakeEngine()) as (host, port):
+    with real_server(Settings(api_keys=SecretStr("admin:pear")), FakeEngine()) as (host, port):
         yield f"http://{host}:{port}"
 
 
@@ -61,10 +64,12 @@ def test_every_answer_is_one_that_the_document_promises(operation: Any, url: str
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=st.one_of([operation.as_strategy(mode) for mode in modes]))
     def ask(case: Any) -> None:
-        case.call_and_validate(base_url=url, checks=promised)
+        case.call_and_validate(base_url=url, headers=KEY, checks=promised)
         if takes_image:
             put_photo(case)  # what is made up is never a photograph
-            seen[case.call_and_validate(base_url=url, checks=promised).status_code] += 1
+            seen[
+                case.call_and_validate(base_url=url, headers=KEY, checks=promised).status_code
+            ] += 1
 
     seen: Counter[int] = Counter()
     ask()
