@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from service import openapi, problems
 from service.guard import Guard
 from service.metrics import Metrics
-from service.routes import classify, detect, health, models, page, pose, segment
+from service.routes import classify, detect, health, models, page, pose, segment, v2
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings
@@ -40,7 +40,7 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     )
     app.state.serving = serving
     app.state.metrics = Metrics(serving)
-    for routes in (pose, detect, classify, segment, models, health, page):
+    for routes in (pose, detect, classify, segment, models, v2, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.page_files())
     openapi.install(app)

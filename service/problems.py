@@ -138,6 +138,11 @@ def install(app: FastAPI) -> None:
 
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HrposeError)
+    return respond_to(error)
+
+
+def respond_to(error: HrposeError) -> Response:
+    """The answer to an error that hrpose raised on purpose, or by a fault of its own."""
     problem, fields = describe(error)
     if problem is INTERNAL:
         return respond_to_fault(error)

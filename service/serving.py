@@ -5,11 +5,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from service.body import Body, read_body
+from service.body import Body, read_body, read_raw
 from service.dispatch import Dispatcher, Place
 from service.errors import Overloaded
 from service.inference.answers import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from service.inference.catalogue import ModelInfo
 
 log = logging.getLogger("hrpose")
+
+T = TypeVar("T")
 
 LOADING_RETRY_S = 5.0
 
@@ -97,7 +99,11 @@ class Visit:
         """The request's body, within its limits of size and time."""
         return await self._place.wait(read_body(self._request, self._max_bytes))
 
-    async def run(self, work: Callable[[], bytes]) -> bytes:
+    async def read_raw(self) -> bytes:
+        """The bytes of the request's body, of any type, within the same limits."""
+        return await self._place.wait(read_raw(self._request, self._max_bytes))
+
+    async def run(self, work: Callable[[], T]) -> T:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
         return await self._place.run(work, self._client_gone)
 

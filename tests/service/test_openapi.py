@@ -46,6 +46,8 @@ def test_it_names_every_route_and_its_refusals(document: dict[str, Any]) -> None
     assert set(document["paths"]) == {
         "/pose", "/detect", "/classify", "/segment", "/models", "/models/{name}", "/backbones",
         "/health/live", "/health/ready", "/metrics",
+        "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}",
+        "/v2/models/{name}/ready", "/v2/models/{name}/infer",
     }  # fmt: skip
     responses = document["paths"]["/pose"]["post"]["responses"]
     refusals = {"400", "401", "403", "404", "406", "409", "413", "415", "422", "429", "500"}
