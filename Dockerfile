@@ -11,7 +11,7 @@ RUN python -m venv /opt/hrpose
 
 # What changes least comes first: torch, the other dependencies, then the code.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print(*p['dependencies'], *e['serve'], *e['torch'], *e['train'], sep='\n')" | grep -v '^hrpose' > requirements.txt
 RUN /opt/hrpose/bin/pip install --index-url "$TORCH_INDEX" $(grep '^torch' requirements.txt)
 RUN /opt/hrpose/bin/pip install -r requirements.txt
 COPY README.md LICENSE NOTICE hrpose.py ./

@@ -1,24 +1,25 @@
 """A network -> an ONNX file of ours (see `heads.onnx_file`), for runtimes that are not torch.
 
 `python -m heads.export SOURCE FILE` does it in a process of its own, so that a server which runs
-the file need not import torch.
+the file need not import torch; `python -m heads.export --graphs` writes what needs none at all.
 """
 
 import importlib.util
-import os
 import sys
-import tempfile
 import warnings
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import TrainingMode
 
+from heads import zoo
 from heads.errors import ExportError
+from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
-from heads.network import Network, input_tensor
-from heads.onnx_file import INPUT, OUTPUT, add_spec
+from heads.network import Network, build, input_tensor
+from heads.onnx_file import INPUT, OUTPUT, add_spec, write_onnx
 from models.errors import HrposeError
 
 OPSET = 17
@@ -45,34 +46,47 @@ def export_onnx(network: Network, path: Path) -> None:
     spec's, or any whose sides are multiples of 32 where a network sees whole images. Raises
     ExportError where ONNX has no words for the network; OSError where the file cannot be written.
     """
-    graph = _graph(network.eval())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(add_spec(graph, network.spec))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_onnx(path, add_spec(_graph(network.eval()), network.spec))
 
 
-def _graph(network: Network) -> bytes:
-    """The bytes of an ONNX graph, as torch writes it."""
+def export_graph(network: Network, path: Path) -> None:
+    """Writes the graph of a network without its tensors; see `heads.graphs`."""
+    import onnx
+
+    copy = build(network.spec).eval()
+    # Tensors that are equal would become one in the file.
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in copy.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=noise) + 0.5)
+    model = onnx.load_from_string(_graph(copy, whole=False))
+    state = {name: tensor for name, tensor in copy.state_dict().items() if tensor.ndim}
+    needed = {tensor.name.removeprefix(PREFIX) for tensor in model.graph.initializer}
+    if needed != set(state):
+        raise ExportError(f"{network.spec.name}: not every tensor stands in the graph by its name")
+    del model.graph.initializer[:]
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    write_graph(path, model.SerializeToString(), network.spec, shapes)
+
+
+def _graph(network: Network, *, whole: bool = True) -> bytes:
+    """The bytes of an ONNX graph, as torch writes it.
+
+    whole: folded; otherwise every tensor of the network stands in it by its name.
+    """
     if importlib.util.find_spec("onnx") is None:
         raise ExportError("exporting needs the package onnx; run: pip install onnx")
     spec = network.spec
     served = _Served(network).eval()  # a module is born in training mode
-    whole = spec.task in ("people", "segment")
+    free_size = spec.task in ("people", "segment")
     # Two images: tracing may take a one for a constant; small ones where any size will do.
-    images = torch.zeros(2, *(TRACED_SIZE if whole else spec.input_size), 3, dtype=torch.uint8)
+    images = torch.zeros(2, *(TRACED_SIZE if free_size else spec.input_size), 3, dtype=torch.uint8)
     with torch.inference_mode():
         maps = network(input_tensor(spec, images))
     names = list(maps) if isinstance(maps, dict) else [OUTPUT]
     free = {0: "n"}
-    if whole:
+    if free_size:
         free |= {1: "height", 2: "width"}
     buffer = BytesIO()
     with warnings.catch_warnings():
@@ -86,6 +100,8 @@ def _graph(network: Network) -> bytes:
                 (images,),
                 buffer,  # type: ignore[arg-type]  # the exporter by tracing takes one
                 dynamo=False,
+                do_constant_folding=whole,
+                training=TrainingMode.EVAL if whole else TrainingMode.PRESERVE,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=names,
@@ -97,9 +113,19 @@ def _graph(network: Network) -> bytes:
     return buffer.getvalue()
 
 
-def main(source: str, target: str, network: str | None = None) -> int:
+def export_graphs() -> None:
+    """Writes the graphs of all embedded networks anew."""
+    for entry in zoo.entries():
+        if entry.embedded:
+            export_graph(load(entry.name), FOLDER / f"{entry.name}{ENDING}")
+
+
+def main(source: str, target: str = "", network: str | None = None) -> int:
     """Exports what `heads.load.load` takes; 0, or with a line on stderr 1, or 2 if unwritable."""
     torch.set_num_threads(1)
+    if source == "--graphs":
+        export_graphs()
+        return 0
     try:
         export_onnx(load(source, network), Path(target))
     except (HrposeError, OSError) as error:

@@ -24,6 +24,7 @@ from service.errors import (
     InvalidParameter,
     NotAcceptable,
     Overloaded,
+    RuntimeMissing,
     TooLarge,
     UnsupportedMedia,
 )
@@ -51,6 +52,7 @@ NOT_FOUND = Problem(404, "/problems/not-found", "There is nothing here")
 METHOD = Problem(405, "/problems/method", "This method is not answered here")
 NOT_ACCEPTABLE = Problem(406, "/problems/not-acceptable", "No such answer can be written")
 WEIGHTS_MISSING = Problem(409, "/problems/weights-missing", "The network's weights are not here")
+RUNTIME_MISSING = Problem(409, "/problems/runtime-missing", "A package is not installed")
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
@@ -64,7 +66,8 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 
 PROBLEMS = (
     BAD_IMAGE, NO_KEY, WRONG_KEY, UNKNOWN_MODEL, NOT_FOUND, METHOD, NOT_ACCEPTABLE,
-    WEIGHTS_MISSING, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    WEIGHTS_MISSING, RUNTIME_MISSING, TOO_LARGE, MEDIA, INVALID, OVERLOADED, UNAVAILABLE,
+    DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -87,6 +90,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             # The error's own message may name a folder of this machine.
             detail = f"the weights of {error.name} are not on this machine; run: {error.command}"
             return WEIGHTS_MISSING, {"detail": detail, "command": error.command}
+        case RuntimeMissing():
+            return RUNTIME_MISSING, {"command": error.command}
         case TooLarge():
             return TOO_LARGE, {"limit": error.limit}
         case UnsupportedMedia():

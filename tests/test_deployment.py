@@ -119,7 +119,9 @@ def test_torch_comes_from_the_index_of_the_build_argument_before_all_else() -> N
 
 def test_the_lines_that_start_with_torch_are_torch_and_torchvision() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = [line for line in project["dependencies"] if line.startswith("torch")]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["serve"], *extras["torch"], *extras["train"]]
+    found = [line for line in lines if line.startswith("torch")]
     assert [line.split(">=")[0] for line in found] == ["torch", "torchvision"]
 
 
