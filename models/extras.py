@@ -13,6 +13,7 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
+    "ray": "ray",
     "pycocotools": "train",
     "yaml": "train",
 }

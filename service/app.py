@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
+from models.extras import explained
 from service import openapi, problems
 from service.guard import Guard
 from service.metrics import Metrics
@@ -71,6 +72,11 @@ def create_engine(settings: Settings) -> PoseEngine:
 
 def run(settings: Settings) -> None:
     """Serves until told to stop: what `hrpose serve` calls."""
+    if settings.engine == "ray":
+        with explained():
+            from service import ray_app
+        ray_app.run(settings)
+        return
     serve(create_app(settings))
 
 
