@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.onnx import TrainingMode
 
 from heads import zoo
+from heads.decoder import HeatmapDecoder
 from heads.errors import ExportError
 from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
 from heads.network import Network, build, input_tensor
 from heads.onnx_file import INPUT, OUTPUT, add_spec, write_onnx
+from heads.spec import NetworkSpec
 from models.errors import HrposeError
 
 OPSET = 17
@@ -49,6 +51,30 @@ def export_onnx(network: Network, path: Path) -> None:
     write_onnx(path, add_spec(_graph(network.eval()), network.spec))
 
 
+def export_decoded(network: Network, path: Path) -> None:
+    """Writes a plain ONNX file from crops to `keypoints`, float32 [N, K, 3].
+
+    images: RGB uint8 [N, H, W, 3], crops of the network's input size. A keypoint is x and y in
+    pixels of the crop and its score, as HeatmapCodec reads them. Raises ExportError for networks
+    without heatmaps of one person.
+    """
+    spec = network.spec
+    if spec.task != "pose" or spec.head.kind == "center":
+        raise ExportError(
+            f"{spec.name} is a {spec.task} network with a {spec.head.kind} head; decoding is "
+            "exported for pose networks with heatmaps"
+        )
+    served = nn.Sequential(_Served(network), _First(), HeatmapDecoder(spec.heatmap_codec()))
+    write_onnx(path, _write(served.eval(), spec, spec.input_size, ["keypoints"], {0: "n"}))
+
+
+class _First(nn.Module):
+    """The one map of a network that answers one."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return maps[0]
+
+
 def export_graph(network: Network, path: Path) -> None:
     """Writes the graph of a network without its tensors; see `heads.graphs`."""
     import onnx
@@ -75,19 +101,32 @@ def _graph(network: Network, *, whole: bool = True) -> bytes:
 
     whole: folded; otherwise every tensor of the network stands in it by its name.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise ExportError("exporting needs the package onnx; run: pip install onnx")
     spec = network.spec
-    served = _Served(network).eval()  # a module is born in training mode
     free_size = spec.task in ("people", "segment")
-    # Two images: tracing may take a one for a constant; small ones where any size will do.
-    images = torch.zeros(2, *(TRACED_SIZE if free_size else spec.input_size), 3, dtype=torch.uint8)
+    size = TRACED_SIZE if free_size else spec.input_size
     with torch.inference_mode():
-        maps = network(input_tensor(spec, images))
+        maps = network.eval()(input_tensor(spec, torch.zeros(1, *size, 3, dtype=torch.uint8)))
     names = list(maps) if isinstance(maps, dict) else [OUTPUT]
     free = {0: "n"}
     if free_size:
         free |= {1: "height", 2: "width"}
+    return _write(_Served(network).eval(), spec, size, names, free, whole=whole)
+
+
+def _write(
+    module: nn.Module,
+    spec: NetworkSpec,
+    size: tuple[int, int],
+    names: list[str],
+    free: dict[int, str],
+    *,
+    whole: bool = True,
+) -> bytes:
+    """A module from crops to outputs of these names, as torch writes it; free: axes of crops."""
+    if importlib.util.find_spec("onnx") is None:
+        raise ExportError("exporting needs the package onnx; run: pip install onnx")
+    # Two images: tracing may take a one for a constant; small ones where any size will do.
+    images = torch.zeros(2, *size, 3, dtype=torch.uint8)
     buffer = BytesIO()
     with warnings.catch_warnings():
         # The exporter by tracing is said to be on its way out, and that checks of shapes become
@@ -96,7 +135,7 @@ def _graph(network: Network, *, whole: bool = True) -> bytes:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                served,
+                module,
                 (images,),
                 buffer,  # type: ignore[arg-type]  # the exporter by tracing takes one
                 dynamo=False,
