@@ -4,14 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/street.jpg
 
-.PHONY: install train-default docs parity serve test test-all check fmt bench clean browser
+.PHONY: install train-default docs graphs parity serve test test-all check fmt bench clean browser
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp each, so that a second `make` installs nothing.
 $(VENV)/serve.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[serve,torch]'
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
@@ -42,7 +42,12 @@ fmt: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp
 	$(BIN)/hrpose settings > docs/configuration.md
 	$(BIN)/hrpose backbones --parity docs/parity.json > docs/backbones.md
+	$(BIN)/hrpose backbones --json > service/backbones.json
 	$(BIN)/python -m tests.models.drawings docs/blocks
+
+# What is served without torch, from the embedded checkpoints.
+graphs: $(VENV)/dev.stamp
+	$(BIN)/python -m heads.export --graphs
 
 # Some minutes: every backbone beside its public twin.
 parity: $(VENV)/dev.stamp

@@ -36,6 +36,7 @@ from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
 from models.errors import HrposeError
+from models.extras import explained
 from service.inference.estimator import Estimator, load
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def create_backbone(
     name: str, *, strides: Sequence[int] | None = None, **options: Any
 ) -> "Backbone":
     """A backbone by name, with the maps of the asked strides; see `models.create_backbone`."""
-    from models.backbone import create_backbone as create
+    with explained():
+        from models.backbone import create_backbone as create
 
     return create(name, strides=strides, **options)
 
@@ -97,9 +99,10 @@ def main() -> None:
     """Runs the command; an error that hrpose raises on purpose is one line, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        with explained():
+            app()
     except HrposeError as error:
-        errors.print(f"hrpose: {error}", style="red", highlight=False)
+        errors.print(f"hrpose: {error}", style="red", highlight=False, markup=False)
         sys.exit(1)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -12,8 +12,12 @@ from rich.table import Table
 from commands.console import JsonOption, out, write_json
 from models.errors import HrposeError
 from service.inference.catalogue import DEFAULT, resolve_default
+from service.inference.decoding import measure_decoded
 from service.inference.parity import SURE, Parity, measure
 from service.inference.runtime import OnnxRuntime, OpenVinoRuntime, Runtime, to_openvino
+
+if TYPE_CHECKING:
+    from heads.network import Network
 
 
 def export(
@@ -26,6 +30,12 @@ def export(
     photo: Annotated[
         list[Path] | None, typer.Option(help="Photographs to compare on; noise if left out.")
     ] = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode", help="Decode in the graph: crops in, keypoints [N, K, 3] out; onnx only."
+        ),
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Write a network for ONNX or OpenVINO and tell how far its answers are from torch's.
@@ -37,6 +47,11 @@ def export(
     from heads.load import load
 
     network = load(resolve_default() if name == DEFAULT else name)
+    if decode:
+        if form != "onnx":
+            raise typer.BadParameter("--decode writes ONNX; leave out --format openvino")
+        _export_decoded(network, out_dir, photo or [], json_file)
+        return
     target = out_dir / (re.sub(r"[^\w.+-]+", "_", network.spec.name) + ".onnx")
     export_onnx(network, target)
     written = [target]
@@ -54,6 +69,28 @@ def export(
             "files": [path.name for path in written],
             "parity": [dataclasses.asdict(row) for row in rows],
         },
+    )
+
+
+def _export_decoded(
+    network: "Network", out_dir: Path, photos: list[Path], json_file: Path | None
+) -> None:
+    from heads.export import export_decoded
+
+    target = out_dir / (re.sub(r"[^\w.+-]+", "_", network.spec.name) + ".decoded.onnx")
+    export_decoded(network, target)
+    out.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB", highlight=False)
+    row = measure_decoded(network, target, photos)
+    sure = "-" if row.sure_pixels is None else f"{row.sure_pixels:.4f}"
+    out.print(
+        f"against torch and the codec on {'the photographs' if photos else 'noise'}: {row.crops} "
+        f"crops, {row.keypoints} keypoints, farthest {row.pixels:.4f} px ({sure} px of score >= "
+        f"{SURE}), scores within {row.score:.1e}",
+        highlight=False,
+    )
+    write_json(
+        json_file,
+        {"model": network.spec.name, "files": [target.name], "decoded": dataclasses.asdict(row)},
     )
 
 

@@ -11,9 +11,22 @@ def list_backbones(
     parity: Annotated[
         Path | None, typer.Option(help="docs/parity.json of the repository: adds its columns.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What GET /backbones answers (service/backbones.json).")
+    ] = False,
 ) -> None:
     """Print every backbone with its cost as a Markdown table (docs/backbones.md)."""
-    typer.echo(backbones_page(parity), nl=False)
+    typer.echo(backbones_json() if as_json else backbones_page(parity), nl=False)
+
+
+def backbones_json() -> str:
+    """The file service/backbones.json: what GET /backbones answers where torch is not installed."""
+    from models.backbone import facts
+    from models.backbone import list_backbones as names
+    from service.schemas import BackboneAnswer, BackbonesResponse
+
+    answer = BackbonesResponse(backbones=[BackboneAnswer.of(n, facts(n)) for n in names()])
+    return answer.model_dump_json(indent=1) + "\n"
 
 
 def backbones_page(parity: Path | None = None) -> str:

@@ -39,4 +39,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    from models.extras import explained
+
+    with explained():
+        return getattr(importlib.import_module(_HOME[name]), name)

@@ -46,17 +46,26 @@ def load_checkpoint(path: Path) -> tuple[NetworkSpec, dict[str, "torch.Tensor"]]
     """Spec and float32 tensors of a checkpoint; CheckpointError where it is damaged or foreign."""
     import torch
 
+    spec, arrays = load_arrays(path)
+    state = {}
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array)
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return spec, state
+
+
+def load_arrays(path: Path) -> tuple[NetworkSpec, dict[str, npt.NDArray[Any]]]:
+    """Spec and unpacked tensors of a checkpoint, as they are stored and without torch.
+
+    Raises CheckpointError where it is damaged or foreign.
+    """
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    state = {}
-    for name, array in unpack_all(stored).items():
-        tensor = torch.from_numpy(array)
-        state[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return _parse_spec(path, metadata), state
+    return _parse_spec(path, metadata), unpack_all(stored)
 
 
 def load_network(path: Path) -> "Network":

@@ -19,7 +19,7 @@ Refine = Literal["none", "quarter", "dark"]
 _REACH = 3
 """A Gaussian is cut off this many sigmas from its peak (official HRNet code)."""
 
-_FARTHEST_STEP = 3.0
+FARTHEST_STEP = 3.0
 """Cells that DARK may move a point from its peak cell."""
 
 
@@ -120,7 +120,7 @@ class HeatmapCodec:
         near = _blurred_neighbourhood(maps, inner_x, inner_y, self.blur_kernel, fade=False)
         step = _newton_udp(near) + np.stack([inner_x - xs, inner_y - ys], axis=1)
         # On a noisy, nearly flat map Newton's step can be anything; a blur moves a peak by less.
-        return np.asarray(step.clip(-_FARTHEST_STEP, _FARTHEST_STEP))
+        return np.asarray(step.clip(-FARTHEST_STEP, FARTHEST_STEP))
 
 
 def _quarter(
@@ -168,14 +168,7 @@ def _blurred_neighbourhood(
         columns.clip(0, w - 1)[:, None, :],
     ].astype(np.float64)
     window *= ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
-    # OpenCV's rule from side to sigma; DARK was tuned with it.
-    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
-    gauss = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
-    gauss /= gauss.sum()
-    blur = np.zeros((5, 2 * margin + 1))
-    for row in range(5):
-        blur[row, row : row + kernel] = gauss
-    copy = np.eye(5, 2 * margin + 1, k=radius)
+    blur, copy = dark_windows(kernel)
     # The 3 x 3 stencil in the middle sees `radius + 1` cells to each side.
     near_side = (ys <= radius) | (ys >= h - 1 - radius)
     near_end = (xs <= radius) | (xs >= w - 1 - radius)
@@ -184,6 +177,20 @@ def _blurred_neighbourhood(
     blurred = along_y @ window @ along_x.transpose(0, 2, 1)
     peak = maps[np.arange(count), ys, xs]
     return np.asarray(blurred * (peak / np.maximum(blurred.max(axis=(1, 2)), 1e-12))[:, None, None])
+
+
+def dark_windows(kernel: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """From a line of cells to its middle five: blurred, and as they are; each [5, kernel + 4]."""
+    radius = kernel // 2
+    length = 2 * (radius + 2) + 1
+    # OpenCV's rule from side to sigma; DARK was tuned with it.
+    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
+    gauss = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    gauss /= gauss.sum()
+    blur = np.zeros((5, length))
+    for row in range(5):
+        blur[row, row : row + kernel] = gauss
+    return blur, np.eye(5, length, k=radius)
 
 
 def _newton_legacy(

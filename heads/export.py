@@ -1,24 +1,27 @@
 """A network -> an ONNX file of ours (see `heads.onnx_file`), for runtimes that are not torch.
 
 `python -m heads.export SOURCE FILE` does it in a process of its own, so that a server which runs
-the file need not import torch.
+the file need not import torch; `python -m heads.export --graphs` writes what needs none at all.
 """
 
 import importlib.util
-import os
 import sys
-import tempfile
 import warnings
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import TrainingMode
 
+from heads import zoo
+from heads.decoder import HeatmapDecoder
 from heads.errors import ExportError
+from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
-from heads.network import Network, input_tensor
-from heads.onnx_file import INPUT, OUTPUT, add_spec
+from heads.network import Network, build, input_tensor
+from heads.onnx_file import INPUT, OUTPUT, add_spec, write_onnx
+from heads.spec import NetworkSpec
 from models.errors import HrposeError
 
 OPSET = 17
@@ -45,39 +48,85 @@ def export_onnx(network: Network, path: Path) -> None:
     spec's, or any whose sides are multiples of 32 where a network sees whole images. Raises
     ExportError where ONNX has no words for the network; OSError where the file cannot be written.
     """
-    write_whole(path, add_spec(_graph(network.eval()), network.spec))
+    write_onnx(path, add_spec(_graph(network.eval()), network.spec))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that its name never stands for a part of it. OSError if it cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def export_decoded(network: Network, path: Path) -> None:
+    """Writes a plain ONNX file from crops to `keypoints`, float32 [N, K, 3].
 
-
-def _graph(network: Network) -> bytes:
-    """The bytes of an ONNX graph, as torch writes it."""
-    if importlib.util.find_spec("onnx") is None:
-        raise ExportError("exporting needs the package onnx; run: pip install onnx")
+    images: RGB uint8 [N, H, W, 3], crops of the network's input size. A keypoint is x and y in
+    pixels of the crop and its score, as HeatmapCodec reads them. Raises ExportError for networks
+    without heatmaps of one person.
+    """
     spec = network.spec
-    served = _Served(network).eval()  # a module is born in training mode
-    whole = spec.task in ("people", "segment")
-    # Two images: tracing may take a one for a constant; small ones where any size will do.
-    images = torch.zeros(2, *(TRACED_SIZE if whole else spec.input_size), 3, dtype=torch.uint8)
+    if spec.task != "pose" or spec.head.kind == "center":
+        raise ExportError(
+            f"{spec.name} is a {spec.task} network with a {spec.head.kind} head; decoding is "
+            "exported for pose networks with heatmaps"
+        )
+    served = nn.Sequential(_Served(network), _First(), HeatmapDecoder(spec.heatmap_codec()))
+    write_onnx(path, _write(served.eval(), spec, spec.input_size, ["keypoints"], {0: "n"}))
+
+
+class _First(nn.Module):
+    """The one map of a network that answers one."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return maps[0]
+
+
+def export_graph(network: Network, path: Path) -> None:
+    """Writes the graph of a network without its tensors; see `heads.graphs`."""
+    import onnx
+
+    copy = build(network.spec).eval()
+    # Tensors that are equal would become one in the file.
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in copy.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=noise) + 0.5)
+    model = onnx.load_from_string(_graph(copy, whole=False))
+    state = {name: tensor for name, tensor in copy.state_dict().items() if tensor.ndim}
+    needed = {tensor.name.removeprefix(PREFIX) for tensor in model.graph.initializer}
+    if needed != set(state):
+        raise ExportError(f"{network.spec.name}: not every tensor stands in the graph by its name")
+    del model.graph.initializer[:]
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    write_graph(path, model.SerializeToString(), network.spec, shapes)
+
+
+def _graph(network: Network, *, whole: bool = True) -> bytes:
+    """The bytes of an ONNX graph, as torch writes it.
+
+    whole: folded; otherwise every tensor of the network stands in it by its name.
+    """
+    spec = network.spec
+    free_size = spec.task in ("people", "segment")
+    size = TRACED_SIZE if free_size else spec.input_size
     with torch.inference_mode():
-        maps = network(input_tensor(spec, images))
+        maps = network.eval()(input_tensor(spec, torch.zeros(1, *size, 3, dtype=torch.uint8)))
     names = list(maps) if isinstance(maps, dict) else [OUTPUT]
     free = {0: "n"}
-    if whole:
+    if free_size:
         free |= {1: "height", 2: "width"}
+    return _write(_Served(network).eval(), spec, size, names, free, whole=whole)
+
+
+def _write(
+    module: nn.Module,
+    spec: NetworkSpec,
+    size: tuple[int, int],
+    names: list[str],
+    free: dict[int, str],
+    *,
+    whole: bool = True,
+) -> bytes:
+    """A module from crops to outputs of these names, as torch writes it; free: axes of crops."""
+    if importlib.util.find_spec("onnx") is None:
+        raise ExportError("exporting needs the package onnx; run: pip install onnx")
+    # Two images: tracing may take a one for a constant; small ones where any size will do.
+    images = torch.zeros(2, *size, 3, dtype=torch.uint8)
     buffer = BytesIO()
     with warnings.catch_warnings():
         # The exporter by tracing is said to be on its way out, and that checks of shapes become
@@ -86,10 +135,12 @@ def _graph(network: Network) -> bytes:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                served,
+                module,
                 (images,),
                 buffer,  # type: ignore[arg-type]  # the exporter by tracing takes one
                 dynamo=False,
+                do_constant_folding=whole,
+                training=TrainingMode.EVAL if whole else TrainingMode.PRESERVE,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=names,
@@ -101,9 +152,19 @@ def _graph(network: Network) -> bytes:
     return buffer.getvalue()
 
 
-def main(source: str, target: str, network: str | None = None) -> int:
+def export_graphs() -> None:
+    """Writes the graphs of all embedded networks anew."""
+    for entry in zoo.entries():
+        if entry.embedded:
+            export_graph(load(entry.name), FOLDER / f"{entry.name}{ENDING}")
+
+
+def main(source: str, target: str = "", network: str | None = None) -> int:
     """Exports what `heads.load.load` takes; 0, or with a line on stderr 1, or 2 if unwritable."""
     torch.set_num_threads(1)
+    if source == "--graphs":
+        export_graphs()
+        return 0
     try:
         export_onnx(load(source, network), Path(target))
     except (HrposeError, OSError) as error:

@@ -9,9 +9,13 @@ the entries needs a protobuf library, and any ONNX tool reads the file.
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from heads.errors import CheckpointError
@@ -19,7 +23,7 @@ from heads.spec import NetworkSpec
 
 FORMAT = 1
 
-EXPORTER = 1
+EXPORTER = 2
 """Counts changes of what `heads.export` writes; a cached export of another number is made anew."""
 
 INPUT = "images"
@@ -29,6 +33,9 @@ OUTPUT = "output"
 
 _SPEC, _HASH = b"hrpose", b"hrpose_sha256"
 _METADATA = 14 << 3 | 2  # ModelProto.metadata_props, a message of two strings
+_GRAPH = bytes([7 << 3 | 2])  # ModelProto.graph
+_INITIALIZER = bytes([5 << 3 | 2])  # GraphProto.initializer, a TensorProto of the four below
+_FLOAT, _NAME, _RAW_DATA = b"\x10\x01", bytes([8 << 3 | 2]), bytes([9 << 3 | 2])
 _HASH_START = bytes([_METADATA, 81, 0x0A, len(_HASH)]) + _HASH + bytes([0x12, 64])
 _HASH_LENGTH = len(_HASH_START) + 64
 
@@ -38,6 +45,34 @@ def add_spec(graph: bytes, spec: NetworkSpec) -> bytes:
     content = {"format": FORMAT, "exporter": EXPORTER, "spec": spec.model_dump(mode="json")}
     file = graph + _entry(_SPEC, json.dumps(content).encode())
     return file + _entry(_HASH, hashlib.sha256(file).hexdigest().encode())
+
+
+def add_tensors(graph: bytes, tensors: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+    """The graph with these tensors in it, by name."""
+    parts = [graph]
+    for name, array in tensors.items():
+        dims = b"".join(b"\x08" + _varint(side) for side in array.shape)
+        data = np.ascontiguousarray(array, "<f4").tobytes()
+        head = dims + _FLOAT + _NAME + _varint(len(name.encode())) + name.encode()
+        tensor = head + _RAW_DATA + _varint(len(data)) + data
+        inner = _INITIALIZER + _varint(len(tensor)) + tensor
+        parts.append(_GRAPH + _varint(len(inner)) + inner)
+    return b"".join(parts)
+
+
+def write_onnx(path: Path, file: bytes) -> None:
+    """Writes an ONNX file of ours, whole or not at all. OSError where it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as written:
+            written.write(file)
+            written.flush()
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def read_onnx_spec(path: Path) -> NetworkSpec:

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.errors import ExportError
-from heads.export import write_whole
-from heads.onnx_file import INPUT, add_spec, read_onnx_spec
+from heads.onnx_file import INPUT, add_spec, read_onnx_spec, write_onnx
 
 FEWEST = 16
 """Sample images: with fewer, ranges would be those of a few pictures."""
@@ -49,4 +48,4 @@ def quantize_onnx(file: Path, samples: Sequence[npt.NDArray[np.uint8]], target: 
     del small.metadata_props[:]  # the spec and the hash of the original
     provenance = spec.provenance.model_copy(update={"scores": {}})
     spec = spec.model_copy(update={"name": f"{spec.name}_int8", "provenance": provenance})
-    write_whole(target, add_spec(small.SerializeToString(), spec))
+    write_onnx(target, add_spec(small.SerializeToString(), spec))

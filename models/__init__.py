@@ -14,8 +14,10 @@ __all__ = ["Backbone", "FeatureSpec", "create_backbone", "list_backbones"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from models import backbone
+    from models.extras import explained
 
+    with explained():
+        from models import backbone
     return getattr(backbone, name)
 
 

@@ -4,6 +4,7 @@ HrposeError
 ├── SpecError          a network that cannot be built as asked
 │   └── UnknownName    no backbone or network of that name
 ├── ShapeError         an array or tensor of the wrong shape
+├── PackageMissing  a package of an extra that is not installed (`models/extras.py`)
 └── WeightsError       tensors that do not fit the network, or cannot be read
 
 The layers above add their own branches (`heads/errors.py`, `service/errors.py`,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from models.extras import explained
 from service import cors, openapi, problems
 from service.guard import Guard
 from service.metrics import Metrics
-from service.routes import classify, detect, health, models, page, pose, segment
+from service.routes import classify, detect, health, models, page, pose, segment, v2
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings, words_of
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
     )
     app.state.serving = serving
     app.state.metrics = Metrics(serving)
-    for routes in (pose, detect, classify, segment, models, health, page):
+    for routes in (pose, detect, classify, segment, models, v2, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.page_files())
     openapi.install(app)
@@ -81,6 +82,11 @@ def create_engine(settings: Settings) -> PoseEngine:
 
 def run(settings: Settings) -> int:
     """Serves until told to stop: what `hrpose serve` calls; the exit status."""
+    if settings.engine == "ray":
+        with explained():
+            from service import ray_app
+        ray_app.run(settings)
+        return 0
     if settings.workers > 1:
         return Supervisor(settings, _serve_on).run()
     serve(create_app(settings))

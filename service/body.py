@@ -97,11 +97,29 @@ async def read_body(
     return Body(Upload(data, ()), b"", query)
 
 
-def _media_type(request: Request) -> str:
-    """The body's type in lower case; empty where the client does not say."""
+async def read_raw(request: Request, max_bytes: int, holder: Holder) -> bytes:
+    """The bytes of a body of at most max_bytes, of whatever type.
+
+    Raises TooLarge as soon as it is longer, UnsupportedMedia where it is compressed, Cancelled when
+    the client goes away.
+    """
+    _check_coding(request)
+    _check_length(request, max_bytes, holder)
+    try:
+        return b"".join([chunk async for chunk in _counted(request, max_bytes, holder)])
+    except ClientDisconnect:
+        raise Cancelled("the client went away while sending") from None
+
+
+def _check_coding(request: Request) -> None:
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise UnsupportedMedia(f"a body with Content-Encoding {coding[:100]} is not read")
+
+
+def _media_type(request: Request) -> str:
+    """The body's type in lower case; empty where the client does not say."""
+    _check_coding(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     known = _is_raw(kind) or kind in ("multipart/form-data", "application/json")
     if not known and request.headers.get("content-length") != "0":

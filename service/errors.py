@@ -62,10 +62,10 @@ class RuntimeMissing(ServiceError):
     def __init__(self, package: str, runtime: str) -> None:
         self.package = package
         self.runtime = runtime
-        command = "hrpose" if runtime == "torch" else f"'hrpose[{runtime}]'"
+        self.command = f"pip install 'hrpose[{runtime}]'"
         super().__init__(
             f"runtime {runtime} needs the package {package}, which is not installed; "
-            f"run: pip install {command}"
+            f"run: {self.command}"
         )
 
 

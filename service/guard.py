@@ -24,7 +24,9 @@ HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 
-NOT_WORK = ("/health/live", "/health/ready", "/metrics")
+NOT_WORK = (
+    "/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready",
+)  # fmt: skip
 """Questions about the server: a server that is told to stop does not wait for them."""
 
 

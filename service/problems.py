@@ -34,6 +34,7 @@ from service.errors import (
     NotAcceptable,
     Overloaded,
     RateExceeded,
+    RuntimeMissing,
     TooLarge,
     UnsupportedMedia,
 )
@@ -66,6 +67,7 @@ NOT_ACCEPTABLE = Problem(406, "/problems/not-acceptable", "No such answer can be
 WEIGHTS_MISSING = Problem(409, "/problems/weights-missing", "The network's weights are not here")
 BAD_NETWORK = Problem(409, "/problems/bad-network", "The network's file cannot be used")
 CONFLICT = Problem(409, "/problems/conflict", "This cannot be done to the network now")
+RUNTIME_MISSING = Problem(409, "/problems/runtime-missing", "A package is not installed")
 TOO_LARGE = Problem(413, "/problems/too-large", "More than is accepted")
 MEDIA = Problem(415, "/problems/media-type", "This kind of body is not read")
 INVALID = Problem(422, "/problems/invalid-parameter", "A parameter is not valid")
@@ -80,8 +82,8 @@ CLIENT_GONE = Problem(499, "/problems/cancelled", "The client went away")
 
 PROBLEMS = (
     BAD_IMAGE, BAD_IMAGE_URL, NO_KEY, WRONG_KEY, FORBIDDEN, UNKNOWN_MODEL, NOT_FOUND, METHOD,
-    NOT_ACCEPTABLE, WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, TOO_LARGE, MEDIA, INVALID, RATE,
-    OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
+    NOT_ACCEPTABLE, WEIGHTS_MISSING, BAD_NETWORK, CONFLICT, RUNTIME_MISSING, TOO_LARGE, MEDIA,
+    INVALID, RATE, OVERLOADED, UNAVAILABLE, DEADLINE, INTERNAL,
 )  # fmt: skip
 
 _BY_STATUS = {p.status: p for p in PROBLEMS} | {404: NOT_FOUND}
@@ -117,6 +119,8 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             return BAD_NETWORK, {"detail": "the network cannot be written for this runtime"}
         case Conflict():
             return CONFLICT, {}
+        case RuntimeMissing():
+            return RUNTIME_MISSING, {"command": error.command}
         case TooLarge():
             return TOO_LARGE, {"limit": error.limit}
         case UnsupportedMedia():
@@ -170,8 +174,13 @@ def install(app: FastAPI) -> None:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HrposeError)
+    record_of(request.scope).problem = describe(error)[0].type
+    return respond_to(error)
+
+
+def respond_to(error: HrposeError) -> Response:
+    """The answer to an error that hrpose raised on purpose, or by a fault of its own."""
     problem, fields = describe(error)
-    record_of(request.scope).problem = problem.type
     if problem is INTERNAL:
         return respond_to_fault(error)
     return respond(problem, str(error), fields, _headers(problem, fields))

@@ -6,11 +6,11 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from service.body import Body, read_body
+from service.body import Body, read_body, read_raw
 from service.dispatch import Dispatcher, Place
 from service.errors import Overloaded, RateExceeded
 from service.fetch import Fetcher
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from service.inference.networks import Change
 
 log = logging.getLogger("hrpose")
+
+T = TypeVar("T")
 
 RATE_HEADERS = "hrpose.rate_headers"
 """Where a request keeps what its answer says of the client's rate."""
@@ -122,7 +124,11 @@ class Visit:
         self.job.check()
         return image
 
-    async def run(self, work: Callable[[], bytes]) -> bytes:
+    async def read_raw(self) -> bytes:
+        """The bytes of the request's body, of any type, within the same limits."""
+        return await self._place.wait(read_raw(self._request, self._max_bytes, self._place))
+
+    async def run(self, work: Callable[[], T]) -> T:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
         return await self._place.run(work, self._client_gone)
 

@@ -192,6 +192,22 @@ class Settings(BaseSettings):
                 raise ValueError("an origin should be as https://example.com, without a path")
         return origins
 
+    engine: Literal["uvicorn", "ray"] = Field(
+        default="uvicorn",
+        description="uvicorn: this one process; ray: replicas on Ray Serve, which has to be "
+        "installed.",
+    )
+    replicas: int = Field(default=1, ge=1, description="Replicas on Ray Serve: at least so many.")
+    max_replicas: int = Field(
+        default=0, ge=0, description="At most so many replicas; 0 is as many as at least."
+    )
+    target_ongoing_requests: float = Field(
+        default=4.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Requests a replica should hold; Ray adds or takes replicas to keep to it.",
+    )
+
     @property
     def max_upload_bytes(self) -> int:
         """Largest request body in bytes."""

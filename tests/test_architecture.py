@@ -28,6 +28,8 @@ TORCH_FREE = (
     "heads.suppression",
     "heads.zoo",
     "heads.onnx_file",
+    "heads.graphs",
+    "service.v2",
     "service.inference.pipeline",
     "service.inference.engine",
     "service.inference.exports",

@@ -36,10 +36,20 @@ def instructions() -> list[tuple[str, str]]:
     ]
 
 
+def stage_of(name: str | None = None) -> list[tuple[str, str]]:
+    """A stage by its name, or the last, after the stages that it is built on."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    for instruction, rest in instructions():
+        if instruction == "FROM":
+            last = rest.partition(" AS ")[2] or "last"
+            stages[last] = stages.get(rest.partition(" AS ")[0], [])[:]
+        elif stages:
+            stages[last].append((instruction, rest))
+    return stages[name or "last"]
+
+
 def last_stage() -> list[tuple[str, str]]:
-    found = instructions()
-    start = max(i for i, (name, _) in enumerate(found) if name == "FROM")
-    return found[start:]
+    return stage_of()
 
 
 def copied() -> list[str]:
@@ -119,7 +129,9 @@ def test_torch_comes_from_the_index_of_the_build_argument_before_all_else() -> N
 
 def test_the_lines_that_start_with_torch_are_torch_and_torchvision() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = [line for line in project["dependencies"] if line.startswith("torch")]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["serve"], *extras["torch"], *extras["train"]]
+    found = [line for line in lines if line.startswith("torch")]
     assert [line.split(">=")[0] for line in found] == ["torch", "torchvision"]
 
 
@@ -138,6 +150,16 @@ def test_the_image_listens_outside_and_lets_waiting_threads_sleep() -> None:
     assert found["GOMP_SPINCOUNT"] == "0"
     (volume,) = json.loads(dict(last_stage())["VOLUME"])
     assert found[CACHE_VARIABLE] == volume
+
+
+def test_the_slim_image_is_the_same_server_without_torch() -> None:
+    def without_its_folder(stage: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [line for line in stage if not line[1].startswith("--from")]
+
+    assert without_its_folder(stage_of("slim")) == without_its_folder(last_stage())
+    installs = [rest for _, rest in stage_of("slim-build") if "pip install" in rest]
+    assert len(installs) == 1
+    assert "'.[serve]'" in installs[0]
 
 
 # The health check

@@ -20,6 +20,7 @@ from service.inference.loading import (
     Loaded,
     Loader,
     RuntimeChoice,
+    at_hand,
     choose,
 )
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
@@ -130,7 +131,7 @@ def load(
     network: str | None = None,
     device: str = "cpu",
     *,
-    runtime: RuntimeChoice = "torch",
+    runtime: RuntimeChoice | None = None,
     precision: Precision = DEFAULT_PRECISION,
 ) -> Estimator:
     """The estimator of a name, of a checkpoint of ours, of a file exported from one, or public.
@@ -138,14 +139,16 @@ def load(
     name_or_file: a name of `hrpose models`, `default`, or a file.
     network: for public files (.pth), what they hold: `<backbone>+<head>`, as in
         `hrpose.load("pose_hrnet_w48.pth", network="hrnet_w48+simple")`.
-    runtime: `torch` is at hand at once; `openvino`, `onnx` and `auto`, the fastest one installed,
-        are several times faster on a CPU, and export the network the first time.
+    runtime: `torch` is at hand at once, and taken where it is installed; `openvino`, `onnx` and
+        `auto`, the fastest one installed, are several times faster on a CPU, and export the
+        network the first time.
     precision: `exact`, or `fast` where OpenVINO and the processor have bfloat16.
     Raises UnknownName, WeightsMissing, CheckpointError, WeightsError, RuntimeMissing or
     ExportError, all HrposeErrors.
     """
     name = resolve_default() if str(name_or_file) == DEFAULT else name_or_file
-    loader, lazy = Loader(choose(runtime, precision, device)), LazyNetwork(name, network)
+    compute = choose(runtime or at_hand(), precision, device)
+    loader, lazy = Loader(compute), LazyNetwork(name, network)
     if loader.compute.runtime == "torch" and Path(name).suffix != EXPORTED:
         return Estimator(lazy.load(), loader=loader)
     return Estimator(lazy, loader=loader, loaded=loader.load(name, network))

@@ -5,6 +5,7 @@ the exporter; so a changed checkpoint gets a new file, and the folder may be emp
 """
 
 import hashlib
+import importlib.util
 import logging
 import os
 import re
@@ -20,7 +21,8 @@ from filelock import FileLock
 
 from heads import zoo
 from heads.errors import CheckpointError, ExportError
-from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec
+from heads.graphs import assemble
+from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec, write_onnx
 
 log = logging.getLogger("hrpose")
 
@@ -30,13 +32,15 @@ CANNOT_WRITE = 2
 """What the exporting process answers where the file cannot be written."""
 
 
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".tar")
+OURS = ".safetensors"
+CHECKPOINTS = (OURS, ".pth", ".pt", ".tar")
 
 
 class Exports:
     """ONNX files of networks by name or checkpoint. Thread-safe; several processes may share them.
 
-    Exporting needs torch, so another process does it: the one that serves stays free of it.
+    Networks of the embedded structures are assembled (see `heads.graphs`); others need torch, so
+    another process exports them and the one that serves stays free of it.
     """
 
     def __init__(self) -> None:
@@ -99,7 +103,7 @@ def _made(target: Path, source: str | Path, network: str | None) -> Path:
     with FileLock(target.with_name(f".{target.name}.lock")):
         if not _is_whole(target):  # another process may have made it while this one waited
             log.info("exporting %s, once for this checkpoint", source)
-            _export(target, source, network)
+            _write(target, source, network)
     return target
 
 
@@ -112,6 +116,29 @@ def _is_whole(path: Path) -> bool:
         log.warning("%s; it is made anew", error)
         return False
     return True
+
+
+def _write(target: Path, source: str | Path, network: str | None) -> None:
+    """From a graph that came along, where one fits; otherwise torch has to write it."""
+    path = Path(source)
+    path = path if path.suffix in CHECKPOINTS else zoo.locate(str(source))
+    file = None
+    with_torch = importlib.util.find_spec("torch") is not None
+    if path.suffix == OURS and network is None:
+        try:
+            file = assemble(path)
+        except CheckpointError:
+            if not with_torch:
+                raise
+    if file is not None:
+        write_onnx(target, file)
+        return
+    if not with_torch:
+        raise ExportError(
+            f"{path.name} has to be exported once by torch, which is not installed; "
+            "run: pip install 'hrpose[torch]'"
+        )
+    _export(target, source, network)
 
 
 def _export(target: Path, source: str | Path, network: str | None) -> None:

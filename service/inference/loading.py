@@ -36,11 +36,11 @@ RuntimeChoice = Literal["auto", "openvino", "onnx", "torch"]
 DEFAULT_PRECISION: Precision = "exact"
 
 PACKAGES: dict[RuntimeName, tuple[str, ...]] = {
-    "openvino": ("openvino", "onnx"),
-    "onnx": ("onnxruntime", "onnx"),
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime",),
     "torch": ("torch",),
 }
-"""What each runtime imports, and what an export for it needs; the fastest first."""
+"""What each runtime imports; the fastest first."""
 
 EXPORTED = ".onnx"
 
@@ -99,6 +99,11 @@ def choose(
     return Compute(name, precision, device, threads or _cores(), runtime == "auto")
 
 
+def at_hand() -> RuntimeChoice:
+    """torch, which needs no export, where it is installed; otherwise the fastest that is."""
+    return "auto" if _missing("torch") else "torch"
+
+
 class Loader:
     """Makes networks ready to run, as `compute` says. Thread-safe.
 
@@ -149,6 +154,8 @@ class Loader:
         self._exports.close()
 
     def _by_torch(self, source: str | Path, network: str | None) -> Loaded:
+        if _missing("torch"):
+            raise RuntimeMissing("torch", "torch")
         from heads.load import load
 
         return self.module(load(source, network, allow_random=self._allow_random))

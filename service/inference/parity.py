@@ -65,6 +65,15 @@ def measure(
     return rows
 
 
+def crops_of(network: "Network", photos: Sequence[Path]) -> list[Batch]:
+    """What a network is fed with for photographs; noise where there are none."""
+    recorder = _Recorder(TorchRuntime(network, network.spec))
+    loader = Loader(choose("torch"))
+    estimator = Estimator(network, loader=loader, loaded=Loaded(network.spec, recorder))
+    _Answers(estimator, [read_image(photo) for photo in photos])
+    return recorder.batches or [_noise(network.spec.input_size)]
+
+
 class _Recorder:
     """A runtime that remembers what it was asked."""
 

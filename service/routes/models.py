@@ -5,6 +5,7 @@ POST /models/{name}/load and /unload change what is served, while it is served.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Body
@@ -12,7 +13,6 @@ from fastapi import APIRouter, Body
 from models.errors import UnknownName
 from service.routes.dependencies import ADMIN_NEEDED, KEY_NEEDED, ServingState
 from service.schemas import (
-    BackboneAnswer,
     BackbonesResponse,
     ChangeRequest,
     ChangeResponse,
@@ -20,6 +20,8 @@ from service.schemas import (
     ModelsResponse,
     problem_responses,
 )
+
+BACKBONES = Path(__file__).parents[1] / "backbones.json"
 
 if TYPE_CHECKING:
     from service.inference.networks import Change
@@ -95,11 +97,5 @@ def _changed(name: str, serving: ServingState, change: "Callable[[], Change]") -
 @router.get("/backbones", responses=problem_responses(401, 403, 429))
 def list_backbones() -> BackbonesResponse:
     """All architectures, with paper, cost and the licence of their public weights."""
-    # Imported when asked for: architectures need torch, serving people may not.
-    from models import backbone
-
-    return BackbonesResponse(
-        backbones=[
-            BackboneAnswer.of(name, backbone.facts(name)) for name in backbone.list_backbones()
-        ]
-    )
+    # From a file made by `make docs`: architectures need torch, which may not be installed.
+    return BackbonesResponse.model_validate_json(BACKBONES.read_bytes())

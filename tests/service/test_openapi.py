@@ -45,7 +45,10 @@ def test_every_reference_is_there(document: dict[str, Any]) -> None:
 def test_it_names_every_route_and_its_refusals(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
         "/pose", "/detect", "/classify", "/segment", "/models", "/models/{name}", "/backbones",
-        "/models/{name}/load", "/models/{name}/unload", "/health/live", "/health/ready", "/metrics",
+        "/models/{name}/load", "/models/{name}/unload",
+        "/health/live", "/health/ready", "/metrics",
+        "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}",
+        "/v2/models/{name}/ready", "/v2/models/{name}/infer",
     }  # fmt: skip
     responses = document["paths"]["/pose"]["post"]["responses"]
     refusals = {"400", "401", "403", "404", "406", "409", "413", "415", "422", "429", "500"}

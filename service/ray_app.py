@@ -1,0 +1,191 @@
+"""The application on Ray Serve: replicas on one machine or many, as many as the load asks for.
+
+    serve run service.ray_app:app             settings from the environment
+    hrpose serve --engine ray --replicas 2    the same, by flags
+
+A front without networks reads each request and gives it to a replica, a whole application whose
+engine batches the crops of the requests that it holds. Where a replica dies, the front gives what
+that replica held to another one: asking twice about a photograph does no harm.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.errors import HrposeError
+from service import problems
+from service.app import create_app
+from service.asgi import Answered, Sent, ask
+from service.body import read_raw
+from service.errors import Overloaded
+from service.serving import PoseEngine, Serving
+from service.settings import Settings
+
+log = logging.getLogger("hrpose")
+
+ATTEMPTS = 4
+"""So many replicas one request may see die before it is given up."""
+
+POLL_S = 0.05
+
+MakeEngine = Callable[[], PoseEngine]
+
+
+class Replica:
+    """One application with its networks; made when they are loaded."""
+
+    def __init__(self, settings: Settings, make_engine: MakeEngine | None = None) -> None:
+        logging.getLogger("hrpose").setLevel(settings.log_level.upper())
+        self._app = create_app(settings, make_engine() if make_engine else None)
+        self._serving: Serving = self._app.state.serving
+        self._open = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Loads the networks; raises what keeps them from being loaded."""
+        await self._open.enter_async_context(self._serving.lifespan())
+        while True:
+            if self._serving.failure is not None:
+                raise self._serving.failure
+            with contextlib.suppress(Overloaded):
+                return self._serving.check_ready()
+            await asyncio.sleep(POLL_S)
+
+    async def answer(self, sent: Sent) -> Answered:
+        """What the application answers."""
+        return await ask(self._app, sent, asyncio.Event().wait)
+
+    def check_health(self) -> None:
+        """Asked by Ray now and then; a replica that raises is replaced."""
+        if self._serving.failure is not None:
+            raise self._serving.failure
+
+    async def close(self) -> None:
+        """Ends its work."""
+        await self._open.aclose()
+
+
+class ServedReplica:
+    """A Replica as Ray keeps it."""
+
+    # Ray waits for it, so a replica is there when its networks are.
+    async def __init__(  # type: ignore[misc]
+        self, settings: Settings, make_engine: MakeEngine | None = None
+    ) -> None:
+        self._replica = Replica(settings, make_engine)
+        await self._replica.start()
+
+    async def answer(self, sent: Sent) -> Answered:
+        """What the application answers."""
+        return await self._replica.answer(sent)
+
+    def check_health(self) -> None:
+        """Asked by Ray."""
+        self._replica.check_health()
+
+    async def __del__(self) -> None:
+        """Called by Ray when it takes the replica away."""
+        await self._replica.close()
+
+
+class _Uncounted:
+    """The replicas count the bytes that they hold; a front passes them on."""
+
+    def check_room(self, count: int) -> None:
+        """There is."""
+
+    def hold(self, count: int) -> None:
+        """Not here."""
+
+
+class Front:
+    """Takes requests over HTTP, and sees that each is answered."""
+
+    def __init__(self, replicas: Any, settings: Settings) -> None:
+        self._replicas = replicas
+        self._max_bytes = settings.max_upload_bytes
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer of whichever replica lives."""
+        try:
+            answered = await self._ask(await self._read(request))
+        except HrposeError as error:
+            return problems.respond_to(error)
+        response = Response(answered.body, answered.status)
+        response.raw_headers = answered.headers
+        return response
+
+    async def _read(self, request: Request) -> Sent:
+        body = await read_raw(request, self._max_bytes, _Uncounted())
+        scope = request.scope
+        return Sent(
+            request.method, scope["path"], scope["query_string"], list(scope["headers"]), body
+        )
+
+    async def _ask(self, sent: Sent) -> Answered:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answered: Answered = await self._replicas.answer.remote(sent)
+                return answered
+            except BackPressureError as error:
+                raise Overloaded("all replicas are busy", 1.0) from error
+            except RayActorError:
+                log.warning("a replica died; asking another (%d of %d)", attempt, ATTEMPTS)
+        raise Overloaded("the replicas die faster than they answer", 5.0, draining=True)
+
+
+def build(settings: Settings, make_engine: MakeEngine | None = None) -> serve.Application:
+    """The application for `serve.run`."""
+    most = max(settings.max_replicas, settings.replicas)
+    replica = serve.deployment(
+        name="replica",
+        autoscaling_config={
+            "min_replicas": settings.replicas,
+            "initial_replicas": settings.replicas,
+            "max_replicas": most,
+            "target_ongoing_requests": settings.target_ongoing_requests,
+        },
+        max_ongoing_requests=settings.max_requests,
+        max_queued_requests=settings.max_requests * most,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        health_check_period_s=5,
+        ray_actor_options={"num_cpus": settings.threads or 1},
+    )(ServedReplica)
+    front = serve.deployment(
+        name="front",
+        max_ongoing_requests=settings.max_requests * most,
+        ray_actor_options={"num_cpus": 0},
+    )(Front)
+    application: serve.Application = front.bind(replica.bind(settings, make_engine), settings)
+    return application
+
+
+def app(arguments: dict[str, str]) -> serve.Application:
+    """What `serve run service.ray_app:app NAME=VALUE ...` takes: settings by name."""
+    given: dict[str, Any] = dict(arguments)
+    return build(Settings(**given))
+
+
+@contextlib.contextmanager
+def _started(settings: Settings) -> Iterator[None]:
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=True)
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        yield
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def run(settings: Settings) -> None:
+    """Serves until told to stop: what `hrpose serve --engine ray` calls."""
+    with _started(settings):
+        serve.run(build(settings), name="hrpose", route_prefix="/", blocking=True)
