@@ -1,6 +1,7 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
+import os
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -10,13 +11,13 @@ import numpy as np
 
 from heads.classes import palette
 from heads.errors import WeightsMissing
-from heads.image import decode_image, warp
+from heads.image import warp
+from heads.photo import Photo
 from heads.spec import NetworkSpec
 from service.errors import InvalidParameter
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
-    Image,
     PoseAnswer,
     PoseOptions,
     SegmentAnswer,
@@ -89,6 +90,8 @@ class Engine:
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
         # Held while a network runs, so that networks share the cores and do not fight for them.
         self._turn = threading.Semaphore(compute.streams)
+        # More at once than cores would only hold more pixels.
+        self._decoding = threading.Semaphore(os.cpu_count() or 1)
         self._loading = threading.Lock()
         self._networks: dict[str, Served] = {}
         self._runtimes: dict[str, str] = {}
@@ -145,15 +148,15 @@ class Engine:
         """Everybody in the image of a JPEG, PNG, WebP or BMP file."""
         start = time.perf_counter()
         pipeline = self.pipeline(model)
-        image, decode_ms = self._decode(data, job)
-        found = pipeline.people(image, options, job)
+        photo = self._photo(data, job)
+        found = pipeline.people(photo, options, job)
         return PoseAnswer(
             model=pipeline.spec.name,
             skeleton=pipeline.spec.skeleton,
             people=found.people,
             boxes_from=found.boxes_from,
-            image=image,
-            timing_ms={"decode": decode_ms, **found.timing_ms, "total": _ms_since(start)},
+            image=photo,
+            timing_ms={"decode": photo.decode_ms, **found.timing_ms, "total": _ms_since(start)},
         )
 
     def detect(
@@ -167,16 +170,16 @@ class Engine:
         network = self._network(name)
         if not isinstance(network, PeopleNetwork):
             raise _unfit(network.spec, "find boxes", "people")
-        image, decode_ms = self._decode(data, job)
-        people, timing = network.find(image, job)
+        photo = self._photo(data, job)
+        people, timing = network.find(photo, job)
         least = network.spec.threshold if threshold is None else threshold
         people = [p for p in people if (p.box_score or 0.0) >= least][:max_people]
         return DetectAnswer(
             model=network.spec.name,
             boxes_xywh=tuple(p.box_xywh for p in people),
             scores=tuple(p.box_score or 0.0 for p in people),
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing) | {"detect": 0.0},
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing) | {"detect": 0.0},
         )
 
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
@@ -185,14 +188,14 @@ class Engine:
         network = self._network(model or DEFAULT_CLASSIFIER)
         if not isinstance(network, ClassifyNetwork):
             raise _unfit(network.spec, "classify", "classify")
-        image, decode_ms = self._decode(data, job)
-        classes, timing = network.classify(image, top_k, job)
+        photo = self._photo(data, job)
+        classes, timing = network.classify(photo, top_k, job)
         return ClassifyAnswer(
             model=network.spec.name,
             classes=tuple(classes),
             random_weights=not network.spec.provenance.trained,
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing),
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing),
         )
 
     def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
@@ -202,16 +205,16 @@ class Engine:
         network = self._network(name)
         if not isinstance(network, SegmentNetwork):
             raise _unfit(network.spec, "segment", "segment")
-        image, decode_ms = self._decode(data, job)
-        found, timing = network.segment(image, job)
+        photo = self._photo(data, job)
+        found, timing = network.segment(photo, job)
         return SegmentAnswer(
             model=network.spec.name,
             class_names=network.spec.classes,
             palette=palette(len(network.spec.classes)),
             class_map=found,
             random_weights=not network.spec.provenance.trained,
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing),
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing),
         )
 
     def pipeline(self, name: str) -> Pipeline:
@@ -245,12 +248,9 @@ class Engine:
         """What each loaded network has done."""
         return {name: n.batcher.counters() for name, n in list(self._networks.items())}
 
-    def _decode(self, data: bytes, job: Job) -> tuple[Image, float]:
+    def _photo(self, data: bytes, job: Job) -> Photo:
         job.check()
-        start = time.perf_counter()
-        image = decode_image(data, self._max_pixels)
-        job.check()
-        return image, _ms_since(start)
+        return Photo(data, self._max_pixels, decoding=self._decoding)
 
     def _default_segmenter(self) -> str:
         if self.model(DEFAULT).task == "segment":
