@@ -42,7 +42,7 @@ def shift_between(image: Image, other: Image) -> float:
     shown = np.pad(((a > 0) & (b > 0)).astype(np.uint8), 1)
     # No edge of the photograph: there, black is mixed in.
     inside = cv2.erode(shown, np.ones((9, 9), np.uint8))[1:-1, 1:-1] > 0
-    down, right = np.gradient(b)
+    down, right = np.gradient(b, axis=0), np.gradient(b, axis=1)
     sides = np.stack([right[inside], down[inside], np.ones(inside.sum())], axis=1)
     solved: Any = np.linalg.lstsq(sides, (a - b)[inside], rcond=None)
     return float(np.hypot(*solved[0][:2]))
