@@ -118,6 +118,7 @@ def server(*words: str) -> Iterator[tuple[int, int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ["hrpose", "serve", "--port", str(port), "--log-level", "error", *words]
+    command += ["--timeout-s", "300"]  # a slow machine is no fault of the server
     process = subprocess.Popen(
         [sys.executable, "-m", *command], env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL
     )
@@ -136,7 +137,7 @@ def server(*words: str) -> Iterator[tuple[int, int]]:
 def _is_ready(port: int) -> bool:
     ask = Ask("ready", b"GET /health/ready HTTP/1.1\r\nHost: soak\r\n\r\n")
     with contextlib.suppress(OSError):
-        return asyncio.run(_once(port, ask))[0] == 200
+        return asyncio.run(ask_once(port, ask))[0] == 200
     return False
 
 
@@ -147,26 +148,26 @@ def traffic(photos: list[Path]) -> list[Ask]:
         data = photo.read_bytes()
         name = photo.stem
         asks += [
-            _post(f"pose {name}", "/pose", data),
-            _post(f"drawn {name}", "/pose", data, accept="image/jpeg"),
-            _post(f"detect {name}", "/detect", data),
-            _post(f"classify {name}", "/classify", data),
-            _post(f"flipped {name}", "/pose?flip_test=true", data),
-            _post(f"truncated {name}", "/pose", data[: len(data) // 2], status=400),
-            Ask(f"hung up {name}", _post("", "/pose", data).wire, hang_up=True),
+            post(f"pose {name}", "/pose", data),
+            post(f"drawn {name}", "/pose", data, accept="image/jpeg"),
+            post(f"detect {name}", "/detect", data),
+            post(f"classify {name}", "/classify", data),
+            post(f"flipped {name}", "/pose?flip_test=true", data),
+            post(f"truncated {name}", "/pose", data[: len(data) // 2], status=400),
+            Ask(f"hung up {name}", post("", "/pose", data).wire, hang_up=True),
         ]
     png = encode_image(read_image(photos[0]), "png")
     return [
         *asks,
-        _post("png", "/pose", png),
-        _post("no image", "/pose", b"not an image", status=400),
-        _post("typo", "/pose?treshold=1", photos[0].read_bytes(), status=422),
-        _post("nobody's network", "/pose?model=nobody", photos[0].read_bytes(), status=404),
+        post("png", "/pose", png),
+        post("no image", "/pose", b"not an image", status=400),
+        post("typo", "/pose?treshold=1", photos[0].read_bytes(), status=422),
+        post("nobody's network", "/pose?model=nobody", photos[0].read_bytes(), status=404),
         Ask("nowhere", b"GET /nowhere HTTP/1.1\r\nHost: soak\r\n\r\n", status=404),
     ]
 
 
-def _post(
+def post(
     name: str, path: str, body: bytes, status: int = 200, accept: str = "application/json"
 ) -> Ask:
     head = (
@@ -176,7 +177,7 @@ def _post(
     return Ask(name, head.encode() + body, status)
 
 
-async def _once(port: int, ask: Ask) -> tuple[int, bytes]:
+async def ask_once(port: int, ask: Ask) -> tuple[int, bytes]:
     """Status and body of one request on a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -228,7 +229,7 @@ async def _client(
             if ask.hang_up:
                 await _hang_up(port, ask, chance)
             else:
-                got = _answer(*await _once(port, ask))
+                got = _answer(*await ask_once(port, ask))
                 if got != known[ask.name]:
                     report.wrong.append(f"{ask.name}: {str(got)[:200]}")
         except (OSError, asyncio.IncompleteReadError) as error:
@@ -247,7 +248,7 @@ async def run(pid: int, port: int, asks: list[Ask], clients: int, seconds: float
     known = {}
     for ask in asks:
         if not ask.hang_up:
-            known[ask.name] = _answer(*await _once(port, ask))
+            known[ask.name] = _answer(*await ask_once(port, ask))
             assert known[ask.name][0] == ask.status, (ask.name, known[ask.name])
     start = time.monotonic()
     report = Report(seconds)
