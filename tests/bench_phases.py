@@ -9,6 +9,7 @@ from rich.table import Table
 
 from heads.image import decode_image, warp
 from heads.onnx_file import OUTPUT
+from heads.photo import Photo
 from service.accept import JSON
 from service.inference.answers import PoseOptions
 from service.inference.engine import DEFAULT_DETECTOR, Engine
@@ -46,14 +47,14 @@ def phases(network: str, photo: Path, whole_ms: float) -> Table:
         answer = engine.pose(data, network, PoseOptions(), Job())
         view = people.spec.whole((image.shape[0], image.shape[1]))
         parts = {
-            "decode": cpu_ms(lambda: decode_image(data)),
-            "crop": cpu_ms(lambda: warp(image, spec.crop(box))),
+            "decode and crop": cpu_ms(lambda: Photo(data).views([spec.crop(box)])),
             "network": cpu_ms(lambda: pose.network.batcher.run([crop], Job())),
             "codec": cpu_ms(lambda: codec.decode(maps[OUTPUT][None])),
             "write JSON": cpu_ms(lambda: write_pose(answer, JSON)),
         }
         beside = {
-            "detect: view": cpu_ms(lambda: warp(image, view)),
+            "all pixels and crop": cpu_ms(lambda: warp(decode_image(data), spec.crop(box))),
+            "detect: decode and view": cpu_ms(lambda: Photo(data).views([view])),
             "detect: all": cpu_ms(lambda: people.people(image, PoseOptions(), Job())),
         }
     finally:
