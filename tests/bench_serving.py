@@ -171,8 +171,7 @@ class Loop:
 def hrpose_words(network: str, *more: str) -> tuple[str, ...]:
     """The command of a server with one network and whole photographs as boxes."""
     words = ("hrpose", "serve", "--port", "{port}", "--log-level", "error", "--detector", "none")
-    words = (*words, "--timeout-s", "300")
-    return (*words, "--model", network, *more)
+    return (*words, "--timeout-s", "300", "--model", network, *more)
 
 
 @contextlib.contextmanager
