@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/street.jpg
 
-.PHONY: install train-default docs graphs parity serve test test-all check fmt bench clean browser
+.PHONY: install train-default docs graphs parity serve test test-all check fmt bench soak clean browser
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,7 +59,12 @@ train-default: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_serving
 	$(BIN)/python -m tests.bench_training
+
+# Half an hour of mixed traffic: nothing may grow, and no answer may change.
+soak: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.soak
 
 # The page is tested in a real browser; Debian and Ubuntu carry one.
 browser:

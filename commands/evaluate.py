@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from commands.console import JsonOption, errors, out, write_json
-from heads.image import Image
 from heads.person import Person
+from heads.photo import Photo, read_photo
 from heads.spec import NetworkSpec
 from service.inference.answers import Box
 from service.inference.engine import DEFAULT_DETECTOR
@@ -72,15 +72,15 @@ def answers(
 
     from training.evaluate import BoxesFrom, predict_all
 
-    def predict_one(image: Image, given: Sequence[Box] | None) -> list[Person]:
-        return estimator.predict(image, given, threshold=0.0, flip_test=flip_test)
+    def predict_one(photo: Photo, given: Sequence[Box] | None) -> list[Person]:
+        return estimator.predict(photo, given, threshold=0.0, flip_test=flip_test)
 
     def follow(entries: Sequence[Any]) -> Iterable[Any]:
         return track(entries, estimator.spec.name, console=errors, transient=True)
 
     source: BoxesFrom | Path
     source = "gt" if boxes == "gt" else "detector" if boxes == "detector" else Path(boxes)
-    return predict_all(truth, images, predict_one, source, follow=follow)
+    return predict_all(truth, images, predict_one, source, follow=follow, read=read_photo)
 
 
 def _embedded(boxes: str) -> list[str]:

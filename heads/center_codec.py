@@ -176,8 +176,8 @@ class CenterCodec:
         return [self._people({name: m[i] for name, m in maps.items()}) for i in range(count)]
 
     def _people(self, maps: Maps) -> PeopleMaps:
-        heat, centre = _sigmoid(maps["kpt_heatmap"]), _sigmoid(maps["center"][0])
-        k, h, w = heat.shape
+        logits, centre = maps["kpt_heatmap"], _sigmoid(maps["center"][0])
+        k, h, w = logits.shape
         kept = np.where(np.abs(centre - _max_5x5(centre)) < _PEAK_TOLERANCE, centre, 0).reshape(-1)
         # Stable: of equal peaks the first in row order comes first.
         order = np.argsort(-kept, kind="stable")[: self.max_people]
@@ -201,15 +201,19 @@ class CenterCodec:
             return np.asarray(np.exp(-(away**2) / spread) * inside[:, None, :], dtype=np.float32)
 
         rows, columns = along(h, 0, cy), along(w, 1, cx)
-        weighted = heat * rows[..., :, None] * columns[..., None, :]  # [P, K, h, w]
-        flat = weighted.reshape(len(order), k, h * w)
-        best = flat.argmax(axis=2)  # [P, K]
+        first, last = np.ceil(low).astype(int), np.ceil(high).astype(int)  # cells inside the boxes
+        best = np.zeros((len(order), k), dtype=np.intp)
+        for person in range(len(order)):
+            (top, left), (bottom, right) = first[:, person], last[:, person]
+            best[person] = _highest(logits, rows[person], columns[person], top, bottom, left, right)
         # The graph takes the best of ALL people at a keypoint's cell; it tells for overlaps.
-        at_best = flat[:, np.arange(k)[None, :], best]  # [Q, P, K]
+        each, y, x = np.arange(k), best // w, best % w
+        at_best = _sigmoid(logits[each, y, x]) * rows[:, each, y] * columns[:, each, x]  # [Q, P, K]
         point_scores = at_best.max(axis=0) if len(order) else np.zeros((0, k), np.float32)
         counted = point_scores > _COUNTED_SCORE
         mean = np.where(counted, point_scores, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
-        cells = _offset_cells(np.repeat(maps["kpt_offset"][None], len(order), axis=0), best)
+        inside = _pairs(maps["kpt_offset"][None])[0][each, :, y, x]  # [P, K, 2] (dy, dx)
+        cells = np.stack([x + inside[..., 1], y + inside[..., 0]], axis=-1)
         boxes = np.stack([low[1], low[0], high[1], high[0]], axis=1)
         return PeopleMaps(
             points=self.to_pixels(cells),
@@ -218,6 +222,31 @@ class CenterCodec:
             centre_scores=scores.astype(np.float32),
             scores=(scores * mean).astype(np.float32),
         )
+
+
+def _highest(
+    logits: FloatArray,
+    rows: FloatArray,
+    columns: FloatArray,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+) -> npt.NDArray[np.intp]:
+    """Flat number of each keypoint's best cell [K] in a box, logits [K, h, w] weighted by both.
+
+    Looks at no cell outside the box, where a weight is 0: the whole maps of everybody are large.
+    """
+    k, _, w = logits.shape
+    heat = _sigmoid(logits[:, top:bottom, left:right])
+    if heat.size == 0:
+        return np.zeros(k, dtype=np.intp)
+    heat *= rows[:, top:bottom, None]
+    heat *= columns[:, None, left:right]
+    flat = heat.reshape(k, -1)
+    best = flat.argmax(axis=1)
+    cell = (best // (right - left) + top) * w + best % (right - left) + left
+    return np.where(flat[np.arange(k), best] > 0, cell, 0)
 
 
 def _write_peak(map_: FloatArray, cell: tuple[int, int], sigma: float) -> tuple[slice, slice]:
@@ -233,8 +262,12 @@ def _write_peak(map_: FloatArray, cell: tuple[int, int], sigma: float) -> tuple[
 
 
 def _sigmoid(logits: FloatArray) -> FloatArray:
-    # The same as 1 / (1 + exp(-x)), without its overflow.
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), dtype=np.float32)
+    # The same as 1 / (1 + exp(-x)), without its overflow, and in one array.
+    values = np.multiply(logits, 0.5, dtype=np.float32)
+    np.tanh(values, out=values)
+    values *= 0.5
+    values += 0.5
+    return values
 
 
 def _pairs(maps: FloatArray) -> FloatArray:

@@ -26,6 +26,12 @@ ImageFormat = Literal["jpeg", "png", "webp", "bmp"]
 
 # Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _SOS, _EOI = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -39,25 +45,34 @@ MAX_SCANS = 32
 all pixels, however little it holds, so that 76 kB could keep it busy for seconds."""
 
 
-def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
+def decode_image(data: bytes, max_pixels: int | None = None, *, reduce: int = 1) -> Image:
     """The upright RGB image in the bytes of a JPEG, PNG, WebP or BMP file.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; alpha is dropped; EXIF turns.
     max_pixels: refuses larger images by their header, before any pixel is decoded.
+    reduce: 1, 2, 4 or 8: of a JPEG, pixels that show the mean of so many in height and width, see
+        `geometry.reduced`; the last column and row may show fewer. See `heads.photo`.
     Raises ImageError (not one whole image) or TooManyPixels.
     """
+    kind, _, _ = checked_header(data, max_pixels)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce])
+    except cv2.error as error:
+        raise ImageError(f"the {kind} image cannot be decoded") from error
+    if bgr is None:
+        raise ImageError(f"the {kind} image is damaged or truncated")
+    # In place: a second array of a large photograph takes longer than the rest of decoding.
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), dtype=np.uint8)
+
+
+def checked_header(data: bytes, max_pixels: int | None) -> tuple[ImageFormat, int, int]:
+    """As read_header; TooManyPixels for more than max_pixels, ImageError for endless scans."""
     kind, width, height = read_header(data)
     if max_pixels is not None and width * height > max_pixels:
         raise TooManyPixels(width, height, max_pixels)
     if kind == "jpeg":
         _check_scans(data)
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ImageError(f"the {kind} image cannot be decoded") from error
-    if bgr is None:
-        raise ImageError(f"the {kind} image is damaged or truncated")
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+    return kind, width, height
 
 
 def read_image(path: Path, max_pixels: int | None = None) -> Image:

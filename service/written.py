@@ -1,5 +1,7 @@
 """Answers as bytes: JSON, or the picture with people drawn. Slow, so not for the event loop."""
 
+import numpy as np
+
 from heads.draw import draw_boxes, draw_classes, draw_people
 from heads.image import ImageFormat, encode_image
 from service.accept import JPEG, JSON, PNG
@@ -12,7 +14,7 @@ def write_pose(answer: PoseAnswer, media_type: str) -> bytes:
     """Everybody, in the asked media type."""
     if media_type == JSON:
         return PoseResponse.of(answer).model_dump_json().encode()
-    drawn = draw_people(answer.image, answer.people, answer.skeleton)
+    drawn = draw_people(np.asarray(answer.image), answer.people, answer.skeleton)
     return encode_image(drawn, _format(media_type))
 
 
@@ -20,7 +22,7 @@ def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
     """Where people are, in the asked media type."""
     if media_type == JSON:
         return DetectResponse.of(answer).model_dump_json().encode()
-    drawn = draw_boxes(answer.image, answer.boxes_xywh, answer.scores)
+    drawn = draw_boxes(np.asarray(answer.image), answer.boxes_xywh, answer.scores)
     return encode_image(drawn, _format(media_type))
 
 
@@ -34,7 +36,7 @@ def write_segments(answer: SegmentAnswer, media_type: str, view: str) -> bytes:
     if media_type == JSON:
         return SegmentResponse.of(answer).model_dump_json().encode()
     if media_type == JPEG or view == "overlay":
-        drawn = draw_classes(answer.image, answer.class_map, answer.palette)
+        drawn = draw_classes(np.asarray(answer.image), answer.class_map, answer.palette)
         return encode_image(drawn, _format(media_type))
     return encode_indexed(answer.class_map, answer.palette)
 

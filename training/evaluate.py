@@ -30,15 +30,15 @@ from pydantic import (
     TypeAdapter,
 )
 
-from heads.image import Image, read_image
+from heads.image import read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
 from training import metrics
 from training.annotations import AnnotationError, Annotations, Box, checked, load_detections
 
 BoxesFrom = Literal["gt", "detector"]
-Predict = Callable[[Image, Sequence[Box] | None], Sequence[Person]]
-"""An RGB image, and the boxes where they are given -> people; with boxes one a box, in order."""
+Predict = Callable[[Any, Sequence[Box] | None], Sequence[Person]]
+"""An image as it was read, boxes where they are given -> people; with boxes one a box, in order."""
 
 Result = dict[str, Any]
 """One entry of a COCO result list: image_id, category_id, keypoints [x, y, score] * K, score, and
@@ -102,12 +102,14 @@ def predict_all(
     boxes: BoxesFrom | Path,
     *,
     follow: Callable[[Sequence[Mapping[str, Any]]], Iterable[Mapping[str, Any]]] = iter,
+    read: Callable[[Path], Any] = read_image,
 ) -> list[Result]:
     """What `predict` answers to every annotated photograph, as a COCO result list.
 
     boxes: `gt` gives the boxes of annotated people, `detector` gives none, a file gives its own,
         whose scores multiply the people's.
     follow: wraps the list of images, to show progress.
+    read: makes of a file what `predict` takes.
     Raises AnnotationError before anything is predicted where photographs are missing, and where no
     box of a file is of any of them.
     """
@@ -121,7 +123,7 @@ def predict_all(
         raise AnnotationError(f"{boxes.name} has no box in any photograph of {annotations.name}")
     results: list[Result] = []
     for entry in follow(annotations.images):
-        image = read_image(images / entry["file_name"])
+        image = read(images / entry["file_name"])
         if boxes == "gt":
             people = annotations.people(entry["id"])
             if not people:

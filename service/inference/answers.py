@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.person import Person
+from heads.photo import Photo
 from heads.skeleton import Skeleton
 
 Image = npt.NDArray[np.uint8]
@@ -47,7 +48,7 @@ class PoseAnswer:
     skeleton: Skeleton
     people: tuple[Person, ...]
     boxes_from: str
-    image: Image
+    image: Image | Photo
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -70,7 +71,7 @@ class ClassifyAnswer:
     model: str
     classes: tuple[ClassScore, ...]
     random_weights: bool
-    image: Image
+    image: Image | Photo
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -86,7 +87,7 @@ class SegmentAnswer:
     palette: tuple[tuple[int, int, int], ...]
     class_map: npt.NDArray[np.uint8]
     random_weights: bool
-    image: Image
+    image: Image | Photo
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -97,5 +98,5 @@ class DetectAnswer:
     model: str
     boxes_xywh: tuple[Box, ...]
     scores: tuple[float, ...]
-    image: Image
+    image: Image | Photo
     timing_ms: dict[str, float] = field(default_factory=dict)

@@ -1,6 +1,8 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,13 +11,12 @@ from pathlib import Path
 
 from heads.classes import palette
 from heads.errors import WeightsMissing
-from heads.image import decode_image
+from heads.photo import Photo
 from heads.spec import NetworkSpec
 from service.errors import Conflict, InvalidParameter
 from service.inference.answers import (
     ClassifyAnswer,
     DetectAnswer,
-    Image,
     PoseAnswer,
     PoseOptions,
     SegmentAnswer,
@@ -90,6 +91,8 @@ class Engine:
         self._batching = Batching(max_batch, max_wait_ms, max_queue)
         # Held while a network runs, so that networks share the cores and do not fight for them.
         self._turn = Turns(compute.streams)
+        # More at once than cores would only hold more pixels.
+        self._decoding = threading.Semaphore(os.cpu_count() or 1)
         self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False
@@ -150,15 +153,15 @@ class Engine:
         """Everybody in the image of a JPEG, PNG, WebP or BMP file."""
         start = time.perf_counter()
         with self.pipeline(model) as pipeline:
-            image, decode_ms = self._decode(data, job)
-            found = pipeline.people(image, options, job)
+            photo = self._photo(data, job)
+            found = pipeline.people(photo, options, job)
         return PoseAnswer(
             model=pipeline.spec.name,
             skeleton=pipeline.spec.skeleton,
             people=found.people,
             boxes_from=found.boxes_from,
-            image=image,
-            timing_ms={"decode": decode_ms, **found.timing_ms, "total": _ms_since(start)},
+            image=photo,
+            timing_ms={"decode": photo.decode_ms, **found.timing_ms, "total": _ms_since(start)},
         )
 
     def detect(
@@ -172,16 +175,16 @@ class Engine:
         with self._network(name) as network:
             if not isinstance(network, PeopleNetwork):
                 raise _unfit(network.spec, "find boxes", "people")
-            image, decode_ms = self._decode(data, job)
-            people, timing = network.find(image, job)
+            photo = self._photo(data, job)
+            people, timing = network.find(photo, job)
         least = network.spec.threshold if threshold is None else threshold
         people = [p for p in people if (p.box_score or 0.0) >= least][:max_people]
         return DetectAnswer(
             model=network.spec.name,
             boxes_xywh=tuple(p.box_xywh for p in people),
             scores=tuple(p.box_score or 0.0 for p in people),
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing) | {"detect": 0.0},
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing) | {"detect": 0.0},
         )
 
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
@@ -190,14 +193,14 @@ class Engine:
         with self._network(model or DEFAULT_CLASSIFIER) as network:
             if not isinstance(network, ClassifyNetwork):
                 raise _unfit(network.spec, "classify", "classify")
-            image, decode_ms = self._decode(data, job)
-            classes, timing = network.classify(image, top_k, job)
+            photo = self._photo(data, job)
+            classes, timing = network.classify(photo, top_k, job)
         return ClassifyAnswer(
             model=network.spec.name,
             classes=tuple(classes),
             random_weights=not network.spec.provenance.trained,
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing),
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing),
         )
 
     def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
@@ -207,16 +210,16 @@ class Engine:
         with self._network(name) as network:
             if not isinstance(network, SegmentNetwork):
                 raise _unfit(network.spec, "segment", "segment")
-            image, decode_ms = self._decode(data, job)
-            found, timing = network.segment(image, job)
+            photo = self._photo(data, job)
+            found, timing = network.segment(photo, job)
         return SegmentAnswer(
             model=network.spec.name,
             class_names=network.spec.classes,
             palette=palette(len(network.spec.classes)),
             class_map=found,
             random_weights=not network.spec.provenance.trained,
-            image=image,
-            timing_ms=_phases(start, decode_ms, timing),
+            image=photo,
+            timing_ms=_phases(start, photo.decode_ms, timing),
         )
 
     @contextmanager
@@ -255,12 +258,9 @@ class Engine:
         """What has been done under the name of each network that is or was loaded."""
         return self._networks.counters()
 
-    def _decode(self, data: bytes, job: Job) -> tuple[Image, float]:
+    def _photo(self, data: bytes, job: Job) -> Photo:
         job.check()
-        start = time.perf_counter()
-        image = decode_image(data, self._max_pixels)
-        job.check()
-        return image, _ms_since(start)
+        return Photo(data, self._max_pixels, decoding=self._decoding)
 
     def _default_segmenter(self) -> str:
         if self.model(DEFAULT).task == "segment":

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heads.image import Image, fits
+from heads.image import Image
 from heads.person import Person
+from heads.photo import Photo
 from heads.spec import NetworkSpec
-from models.errors import ShapeError, SpecError
+from models.errors import SpecError
 from service.inference.answers import Box, ClassScore, PoseOptions
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.engine import DEFAULT_DETECTOR, serve_network
@@ -82,13 +83,15 @@ class Estimator:
 
     def predict(
         self,
-        image_rgb_uint8: Image,
+        image_rgb_uint8: Image | Photo,
         boxes_xywh: Sequence[Box] | None = None,
         *,
         threshold: float | None = None,
         flip_test: bool = False,
     ) -> list[Person]:
-        """Everybody in an RGB uint8 [H, W, 3] image, best first; with boxes, one person a box.
+        """Everybody in an RGB uint8 [H, W, 3] image or Photo, best first.
+
+        With boxes, one person a box.
 
         boxes_xywh: left, top, width, height in pixels. Without boxes a pose network asks the
         default detector. Raises ShapeError for another kind of image, InvalidParameter for boxes
@@ -107,13 +110,13 @@ class Estimator:
         """The top_k likeliest classes of an image, by a classification network."""
         if not isinstance(self._serving, ClassifyNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot classify")
-        return self._serving.classify(_checked(image_rgb_uint8), top_k, Job())[0]
+        return self._serving.classify(Photo.of(image_rgb_uint8), top_k, Job())[0]
 
     def segment(self, image_rgb_uint8: Image) -> Image:
         """The class of every pixel, uint8 [H, W] indices of `spec.classes`."""
         if not isinstance(self._serving, SegmentNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot segment")
-        return self._serving.segment(_checked(image_rgb_uint8), Job())[0]
+        return self._serving.segment(Photo.of(image_rgb_uint8), Job())[0]
 
     def _default_detector(self) -> PeopleNetwork | None:
         if isinstance(self._serving, PeopleNetwork):
@@ -152,12 +155,6 @@ def load(
     if loader.compute.runtime == "torch" and Path(name).suffix != EXPORTED:
         return Estimator(lazy.load(), loader=loader)
     return Estimator(lazy, loader=loader, loaded=loader.load(name, network))
-
-
-def _checked(image: Image) -> Image:
-    if not fits(image):
-        raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
-    return image
 
 
 def as_box(box: Sequence[float]) -> Box:

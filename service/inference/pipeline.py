@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.geometry import clip_box, flip_heatmaps, flip_points
-from heads.image import fits, warp
 from heads.onnx_file import OUTPUT
 from heads.person import FloatArray, Person, person_score
+from heads.photo import Photo
 from heads.spec import NetworkSpec
 from heads.suppression import oks_nms
-from models.errors import ShapeError
 from service.errors import InvalidParameter
 from service.inference.answers import Box, Image, PoseOptions
 from service.inference.batcher import Batcher, Ran
@@ -63,13 +62,13 @@ class PeopleNetwork:
         self.batcher = batcher
         self._codec = spec.center_codec()
 
-    def find(self, image: Image, job: Job) -> tuple[list[Person], Timing]:
-        """Everybody in the image, best centre first, whatever their score."""
-        view = self.spec.whole((image.shape[0], image.shape[1]))
-        ran = self.batcher.run([warp(image, view)], job)
+    def find(self, photo: Photo, job: Job) -> tuple[list[Person], Timing]:
+        """Everybody in the photograph, best centre first, whatever their score."""
+        view = self.spec.whole(photo.size)
+        ran = self.batcher.run(photo.views([view]), job)
         maps = {name: values[None] for name, values in ran[0].maps.items()}
         (found,) = self._codec.decode_people(maps)
-        return found.people(view, (image.shape[0], image.shape[1])), Timing.of(ran)
+        return found.people(view, photo.size), Timing.of(ran)
 
 
 class PoseNetwork:
@@ -82,15 +81,16 @@ class PoseNetwork:
         self._center = spec.center_codec() if spec.head.kind == "center" else None
 
     def keypoints(
-        self, image: Image, boxes_xywh: Sequence[Box], flip_test: bool, job: Job
+        self, photo: Photo, boxes_xywh: Sequence[Box], flip_test: bool, job: Job
     ) -> tuple[FloatArray, Timing]:
         """Keypoints [N, K, 3] as (x, y, score) in image pixels, one person a box."""
         crops = [self.spec.crop(box) for box in boxes_xywh]
-        if not crops:
-            return np.zeros((0, len(self.spec.skeleton.keypoints), 3), np.float32), Timing()
         # The official bilinear crop is part of what `legacy` reproduces.
         smooth = self.spec.alignment != "legacy"
-        inputs = [warp(image, crop, antialias=smooth) for crop in crops]
+        inputs = photo.views(crops, antialias=smooth)
+        photo.forget()  # requests that wait for the network hold no pixels but their crops
+        if not crops:
+            return np.zeros((0, len(self.spec.skeleton.keypoints), 3), np.float32), Timing()
         if flip_test:
             inputs += [np.ascontiguousarray(crop[:, ::-1]) for crop in inputs]
         ran = self.batcher.run(inputs, job)
@@ -137,21 +137,20 @@ class Pipeline:
         self.detector = detector
         self.spec = network.spec
 
-    def people(self, image: Image, options: PoseOptions, job: Job) -> Found:
-        """Everybody in an RGB uint8 [H, W, 3] image.
+    def people(self, image: Image | Photo, options: PoseOptions, job: Job) -> Found:
+        """Everybody in a photograph, or in an RGB uint8 [H, W, 3] image.
 
-        Raises ShapeError (not such an image), InvalidParameter (boxes or flip_test that cannot be
-        used here), Overloaded, DeadlineExceeded or Cancelled.
+        Raises ShapeError or ImageError (not such an image), InvalidParameter (boxes or flip_test
+        that cannot be used here), Overloaded, DeadlineExceeded or Cancelled.
         """
-        if not fits(image):
-            raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+        photo = Photo.of(image)
         job.check()
         if isinstance(self.network, PeopleNetwork):
-            return self._one_pass(self.network, image, options, job)
-        return self._top_down(self.network, image, options, job)
+            return self._one_pass(self.network, photo, options, job)
+        return self._top_down(self.network, photo, options, job)
 
     def _one_pass(
-        self, network: PeopleNetwork, image: Image, options: PoseOptions, job: Job
+        self, network: PeopleNetwork, photo: Photo, options: PoseOptions, job: Job
     ) -> Found:
         if options.boxes_xywh is not None:
             raise InvalidParameter(
@@ -161,7 +160,7 @@ class Pipeline:
             raise InvalidParameter(
                 "flip_test", f"{self.spec.name} answers in one pass; flip_test needs a pose network"
             )
-        people, timing = network.find(image, job)
+        people, timing = network.find(photo, job)
         return Found(
             _best(people, self._least_score(options), options.max_people),
             f"detector:{self.spec.name}",
@@ -169,12 +168,15 @@ class Pipeline:
         )
 
     def _top_down(
-        self, network: PoseNetwork, image: Image, options: PoseOptions, job: Job
+        self, network: PoseNetwork, photo: Photo, options: PoseOptions, job: Job
     ) -> Found:
         start = time.perf_counter()
-        boxes, box_scores, boxes_from = self._boxes(image, options, job)
-        detect_ms = (time.perf_counter() - start) * 1000 if boxes_from.startswith("det") else 0.0
-        keypoints, timing = network.keypoints(image, boxes, options.flip_test, job)
+        decoded_ms = photo.decode_ms
+        boxes, box_scores, boxes_from = self._boxes(photo, options, job)
+        detect_ms = 0.0
+        if boxes_from.startswith("det"):
+            detect_ms = (time.perf_counter() - start) * 1000 - (photo.decode_ms - decoded_ms)
+        keypoints, timing = network.keypoints(photo, boxes, options.flip_test, job)
         people = [
             Person(points, person_score(points, box_score), box, box_score)
             for points, box, box_score in zip(keypoints, boxes, box_scores, strict=True)
@@ -196,16 +198,16 @@ class Pipeline:
         return self.spec.threshold if options.threshold is None else options.threshold
 
     def _boxes(
-        self, image: Image, options: PoseOptions, job: Job
+        self, photo: Photo, options: PoseOptions, job: Job
     ) -> tuple[list[Box], list[float | None], str]:
         """Boxes, their scores, and who says so."""
-        height, width = image.shape[:2]
+        height, width = photo.size
         if options.boxes_xywh is not None:
             boxes = [_inside(box, (height, width)) for box in options.boxes_xywh]
             return boxes, [None] * len(boxes), "client"
         if self.detector is None:
             return [(0.0, 0.0, float(width), float(height))], [None], "image"
-        people, _ = self.detector.find(image, job)
+        people, _ = self.detector.find(photo, job)
         # A person's score is at most the box's, so lower boxes cannot be answered.
         least = max(MIN_BOX_SCORE, self._least_score(options))
         people = [p for p in people if (p.box_score or 0.0) >= least and _has_area(p.box_xywh)]

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.classes import class_map, likeliest
-from heads.image import warp
 from heads.onnx_file import OUTPUT
+from heads.photo import Photo
 from heads.spec import NetworkSpec
-from service.inference.answers import ClassScore, Image
+from service.inference.answers import ClassScore
 from service.inference.batcher import Batcher
 from service.inference.job import Job
 from service.inference.pipeline import Timing
@@ -20,10 +20,10 @@ class ClassifyNetwork:
         self.spec = spec
         self.batcher = batcher
 
-    def classify(self, image: Image, top_k: int, job: Job) -> tuple[list[ClassScore], Timing]:
-        """The top_k likeliest classes of an RGB uint8 [H, W, 3] image."""
-        view = self.spec.middle((image.shape[0], image.shape[1]))
-        ran = self.batcher.run([warp(image, view)], job)
+    def classify(self, photo: Photo, top_k: int, job: Job) -> tuple[list[ClassScore], Timing]:
+        """The top_k likeliest classes of a photograph."""
+        view = self.spec.middle(photo.size)
+        ran = self.batcher.run(photo.views([view]), job)
         found = likeliest(ran[0].maps[OUTPUT], top_k)
         return [ClassScore(i, self.spec.classes[i], p) for i, p in found], Timing.of(ran)
 
@@ -35,9 +35,8 @@ class SegmentNetwork:
         self.spec = spec
         self.batcher = batcher
 
-    def segment(self, image: Image, job: Job) -> tuple[npt.NDArray[np.uint8], Timing]:
-        """Class indices, uint8 [H, W], of an RGB uint8 [H, W, 3] image."""
-        size = (image.shape[0], image.shape[1])
-        view = self.spec.whole(size)
-        ran = self.batcher.run([warp(image, view)], job)
-        return class_map(ran[0].maps[OUTPUT], view, size), Timing.of(ran)
+    def segment(self, photo: Photo, job: Job) -> tuple[npt.NDArray[np.uint8], Timing]:
+        """Class indices, uint8 [H, W], of a photograph."""
+        view = self.spec.whole(photo.size)
+        ran = self.batcher.run(photo.views([view]), job)
+        return class_map(ran[0].maps[OUTPUT], view, photo.size), Timing.of(ran)

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from heads.checkpoint import load_network
+from heads.image import decode_image
 from heads.person import Person
+from heads.photo import Photo
 from heads.suppression import oks
 from heads.zoo import locate
 from models.errors import ShapeError
 from service.errors import InvalidParameter
 from service.inference.answers import PoseOptions
 from service.inference.engine import serve_network
+from service.inference.estimator import load
 from service.inference.job import Job
 from service.inference.loading import Loader, choose
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
+from tests.conftest import ROOT
 
 TURN = threading.Lock()
 
@@ -187,3 +191,26 @@ def test_what_a_network_cannot_do_is_refused_in_words(networks: Any, street: Any
         top_down.people(street, PoseOptions(((700, 10, 50, 50),)), Job())
     with pytest.raises(ShapeError, match="RGB uint8"):
         top_down.people(street[..., 0], PoseOptions(), Job())
+
+
+@pytest.mark.parametrize(
+    ("photo", "box"),
+    [
+        ("street.jpg", (60.0, 180.0, 100.0, 226.0)),
+        ("keeper.jpg", (180.0, 40.0, 260.0, 330.0)),
+        ("astronaut.jpg", (60.0, 20.0, 380.0, 440.0)),
+    ],
+)
+def test_a_jpeg_decoded_small_gives_the_keypoints_of_all_its_pixels(
+    photo: str, box: tuple[float, float, float, float]
+) -> None:
+    data = (ROOT / "docs" / photo).read_bytes()
+    estimator = load("hrnet_w18_small")
+    (small,) = estimator.predict(Photo(data), [box])
+    (whole,) = estimator.predict(decode_image(data), [box])
+    assert small.box_xywh == whole.box_xywh
+    sure = (small.keypoints[:, 2] > 0.3) & (whole.keypoints[:, 2] > 0.3)
+    moved = np.linalg.norm(small.keypoints[sure, :2] - whole.keypoints[sure, :2], axis=1)
+    # Less than half a cell of this network's heatmaps; see docs/performance.md.
+    assert sure.sum() >= 3
+    assert moved.max() < 0.03 * max(box[2:])

@@ -1,0 +1,155 @@
+"""A photograph that is decoded no larger than what is looked at needs.
+
+A JPEG can be decoded at a half, a quarter or an eighth of its size in a fraction of the time. A
+view that shows the photograph smaller than that loses nothing by it, so views are cut from the
+smallest such decoding; every answer keeps counting the pixels of the photograph itself.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.errors import ImageError
+from heads.geometry import Crop, Size, reduced
+from heads.image import Image, checked_header, decode_image, fits, warp
+from models.errors import ShapeError
+
+FACTORS = (8, 4, 2)
+"""So many times smaller a JPEG can be decoded."""
+
+_FIRST_LOOK = 320
+"""The short side, at least, when a photograph is decoded only to see how it is turned."""
+
+
+class Photo:
+    """An image file, or pixels, and views of it. Of one thread.
+
+    max_pixels: refuses larger images by their header.
+    decoding: held while pixels are decoded, so that not every thread does it at once.
+    Raises ImageError (not one whole image; when pixels are first needed) or TooManyPixels.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        max_pixels: int | None = None,
+        *,
+        decoding: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._data = data
+        self._decoding = decoding or nullcontext()
+        self._pixels: Image | None = None
+        self._factor = 1
+        kind, width, height = checked_header(data, max_pixels)
+        self._stored = (height, width)
+        self._jpeg = kind == "jpeg"
+        # EXIF may turn it, and only decoding tells.
+        self._turned = not self._jpeg or b"Exif\0\0" in data
+        self._size = None if self._turned else self._stored
+        self.decode_ms = 0.0
+        """How long decoding has taken so far."""
+
+    @classmethod
+    def of(cls, image: "Image | Photo") -> "Photo":
+        """Pixels as a photograph; ShapeError for anything but RGB uint8 [H, W, 3]."""
+        if isinstance(image, Photo):
+            return image
+        if not fits(image):
+            raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+        photo = _Pixels.__new__(_Pixels)
+        photo._pixels, photo._factor, photo.decode_ms = image, 1, 0.0
+        photo._size = (image.shape[0], image.shape[1])
+        return photo
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the upright photograph."""
+        if self._size is None:
+            # Turned or not, its short side is the same; most networks look at no more than this.
+            self._decode(min(self._stored) // _FIRST_LOOK)
+        assert self._size is not None
+        return self._size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of its array."""
+        return (*self.size, 3)
+
+    @property
+    def pixels(self) -> Image:
+        """All pixels, RGB uint8 [H, W, 3], upright."""
+        return self._at_least(1)[0]
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """All pixels, for numpy."""
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
+    def views(self, crops: Sequence[Crop], *, antialias: bool = True) -> list[Image]:
+        """What crops show of it, see `warp`; antialias off looks at all its pixels."""
+        least = min((int(1 / crop.scale + 1e-6) for crop in crops), default=FACTORS[0])
+        pixels, factor = self._at_least(least if antialias else 1)
+        if factor > 1:
+            crops = [Crop(reduced(crop.matrix, factor), crop.input_size) for crop in crops]
+        return [warp(pixels, crop, antialias=antialias) for crop in crops]
+
+    def forget(self) -> None:
+        """Frees the pixels; who asks for them again waits for them to be decoded again."""
+        self.size  # noqa: B018  stays known
+        self._pixels = None
+
+    def _at_least(self, factor: int) -> tuple[Image, int]:
+        """Pixels decoded at most `factor` times smaller, and how many times smaller they are."""
+        if self._pixels is None or self._factor > max(1, factor):
+            self._decode(factor)
+        assert self._pixels is not None
+        return self._pixels, self._factor
+
+    def _decode(self, most: int) -> None:
+        factor = next((f for f in FACTORS if f <= most and self._can_reduce(f)), 1)
+        with self._decoding:
+            start = time.perf_counter()
+            self._pixels = None  # before there are new ones
+            self._pixels, self._factor = decode_image(self._data, reduce=factor), factor
+            self.decode_ms += (time.perf_counter() - start) * 1000
+        if self._size is None:
+            height, width = self._pixels.shape[:2]
+            stands = (height, width) == tuple(-(-side // factor) for side in self._stored)
+            self._size = self._stored if stands else (self._stored[1], self._stored[0])
+            if factor == 1:
+                self._size = (height, width)
+
+    def _can_reduce(self, factor: int) -> bool:
+        """False where the reduced pixels would not say how the photograph is turned.
+
+        The last column and row of small pixels may be cut; turned, they could be the first.
+        """
+        if not self._jpeg:
+            return False
+        height, width = (-(-side // factor) for side in self._stored)
+        whole = all(side % factor == 0 for side in self._stored)
+        square = self._stored[0] == self._stored[1]
+        return not self._turned or (whole and (square or height != width))
+
+
+def read_photo(path: Path) -> Photo:
+    """The photograph in a file; ImageError names the file."""
+    try:
+        return Photo(path.read_bytes())
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from error
+
+
+class _Pixels(Photo):
+    """Pixels that came without a file."""
+
+    def forget(self) -> None:
+        """They cannot be had again, so they stay."""

@@ -1,0 +1,69 @@
+"""Where the time of one photograph goes: processor time by phase, measured part by part."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from heads.image import decode_image, warp
+from heads.onnx_file import OUTPUT
+from heads.photo import Photo
+from service.accept import JSON
+from service.inference.answers import PoseOptions
+from service.inference.engine import DEFAULT_DETECTOR, Engine
+from service.inference.job import Job
+from service.written import write_pose
+
+CALLS = 40
+
+
+def cpu_ms(call: Callable[[], object]) -> float:
+    """Processor milliseconds of one call in this process; the tenth percentile of many."""
+    call()
+    times = []
+    for _ in range(CALLS):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return float(np.percentile(times, 10)) * 1000
+
+
+def phases(network: str, photo: Path, whole_ms: float) -> Table:
+    """One person, the whole photograph as the box. whole_ms: what a server spends on a request."""
+    data = photo.read_bytes()
+    engine = Engine(model=network, detector="none", threads=1)
+    engine.start()
+    with (
+        closing(engine),
+        engine.pipeline(network) as pose,
+        engine.pipeline(DEFAULT_DETECTOR) as people,
+    ):
+        spec = pose.spec
+        image = decode_image(data)
+        box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+        crop = warp(image, spec.crop(box))
+        maps = pose.network.batcher.run([crop], Job())[0].maps
+        codec = spec.heatmap_codec()
+        answer = engine.pose(data, network, PoseOptions(), Job())
+        view = people.spec.whole((image.shape[0], image.shape[1]))
+        parts = {
+            "decode and crop": cpu_ms(lambda: Photo(data).views([spec.crop(box)])),
+            "network": cpu_ms(lambda: pose.network.batcher.run([crop], Job())),
+            "codec": cpu_ms(lambda: codec.decode(maps[OUTPUT][None])),
+            "write JSON": cpu_ms(lambda: write_pose(answer, JSON)),
+        }
+        beside = {
+            "all pixels and crop": cpu_ms(lambda: warp(decode_image(data), spec.crop(box))),
+            "detect: decode and view": cpu_ms(lambda: Photo(data).views([view])),
+            "detect: all": cpu_ms(lambda: people.people(image, PoseOptions(), Job())),
+        }
+    parts["HTTP and the rest"] = whole_ms - sum(parts.values())
+    table = Table("phase", "CPU ms", "of the network", box=None)
+    for name, ms in {**parts, "a request": whole_ms, **beside}.items():
+        table.add_row(name, f"{ms:.2f}", f"{ms / parts['network']:.2f}x")
+    around = whole_ms - parts["network"]
+    table.add_row("all but the network", f"{around:.2f}", f"{around / parts['network']:.2f}x")
+    return table

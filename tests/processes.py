@@ -1,0 +1,66 @@
+"""What processes of a server use, read from /proc: for benchmarks and for the soak test."""
+
+import os
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def environment() -> dict[str, str]:
+    """For processes that share a machine: idle threads of OpenMP do not spin."""
+    return {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and everything it started that still runs."""
+    return sum(_ticks(one) for one in family(pid)) / TICKS
+
+
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process and everything it started, shared pages counted for each."""
+    return sum(_status(one, "VmRSS") for one in family(pid)) / 1024
+
+
+def threads(pid: int) -> int:
+    """Threads of a process."""
+    return _status(pid, "Threads")
+
+
+def open_files(pid: int) -> int:
+    """File descriptors of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def family(pid: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            fields = _stat(int(folder.name))
+            if fields:
+                parents[int(folder.name)] = int(fields[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def _ticks(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat after the name, which may hold spaces; none for one that ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return []
+
+
+def _status(pid: int, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
