@@ -61,6 +61,7 @@ class Report:
     answers: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def level(self) -> Sample:
@@ -222,7 +223,7 @@ async def _client(
     report: Report,
 ) -> None:  # fmt: skip
     chance = Random(seed)
-    while time.monotonic() < until:
+    while time.monotonic() < until and not report.ended:
         ask = chance.choice(asks)
         kind = ask.name.split()[0]
         try:
@@ -239,7 +240,12 @@ async def _client(
 
 async def _watch(pid: int, start: float, until: float, report: Report) -> None:
     while (now := time.monotonic()) < until:
-        report.samples.append(Sample(now - start, rss_mib(pid), open_files(pid), threads(pid)))
+        rss = rss_mib(pid)
+        if not rss:
+            report.wrong.insert(0, f"the server ended after {now - start:.0f} s")
+            report.ended = True
+            return
+        report.samples.append(Sample(now - start, rss, open_files(pid), threads(pid)))
         await asyncio.sleep(min(SAMPLE_S, until / 60))
 
 
