@@ -33,7 +33,7 @@ def make_photo(kind: str = "jpeg", width: int = WIDTH, height: int = HEIGHT) -> 
 def client_of(settings: Settings, engine: PoseEngine) -> Iterator[TestClient]:
     """A client of a started application whose networks are loaded."""
     with TestClient(create_app(settings, engine), raise_server_exceptions=False) as client:
-        wait_until(lambda: engine.ready and client.get("/health/ready").status_code == 200)
+        wait_until(lambda: engine.ready and client.get("/health/ready").status_code == 200, 120)
         yield client
 
 
