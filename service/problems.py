@@ -189,6 +189,9 @@ def respond_to(error: HrposeError) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown addresses and methods."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # its word for a body that is not even text
+        record_of(request.scope).problem = INVALID.type
+        return respond(INVALID, "body: this is not JSON", {"parameter": "body"})
     problem = _BY_STATUS.get(error.status_code, INTERNAL)
     record_of(request.scope).problem = problem.type
     detail = str(error.detail)

@@ -59,3 +59,9 @@ def test_without_any_keys_nobody_changes_networks(engine: FakeEngine) -> None:
 def test_a_server_told_to_stop_changes_nothing(client: TestClient) -> None:
     client.app.state.serving.drain()  # type: ignore[attr-defined]
     assert_problem(client.post("/models/finder/load"), 503, "overloaded")
+
+
+def test_a_body_that_is_not_text_is_an_invalid_parameter(client: TestClient) -> None:
+    sent = {"content": b"\xff{", "headers": {"content-type": "application/json"}}
+    answer = client.post("/models/finder/load", **sent)  # type: ignore[arg-type]
+    assert assert_problem(answer, 422, "invalid-parameter")["parameter"] == "body"
