@@ -182,7 +182,7 @@ def _started(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()
 
 
 def run(settings: Settings) -> None:
