@@ -31,7 +31,6 @@ def test_open_files_that_are_not_closed_are_a_failure() -> None:
     assert "40 more files" in failure
 
 
-@pytest.mark.slow
 def test_ten_seconds_of_mixed_traffic_change_no_answer_and_leave_nothing_open() -> None:
     report = soak([ROOT / "docs" / "street.jpg"], clients=8, seconds=10)
     assert sum(report.answers.values()) > 8
