@@ -101,7 +101,7 @@ class Photo:
 
     def forget(self) -> None:
         """Frees the pixels; who asks for them again waits for them to be decoded again."""
-        self.size  # noqa: B018  stays known
+        _ = self.size  # stays known
         self._pixels = None
 
     def _at_least(self, factor: int) -> tuple[Image, int]:

@@ -1,7 +1,7 @@
 """What the server counts, for Prometheus: requests, their phases, people, batches, the process."""
 
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from prometheus_client import (
     CollectorRegistry,
@@ -157,7 +157,7 @@ def _batch_sizes(counters: Mapping[str, BatchCounters]) -> Metric:
         edges = (0, *BATCH_SIZES)
         within = [
             sum(n for size, n in done.sizes.items() if low < size <= high)
-            for low, high in zip(edges, BATCH_SIZES, strict=False)
+            for low, high in pairwise(edges)
         ]
         buckets = [
             (str(float(size)), float(n))

@@ -13,12 +13,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from service import logs
+from service.inference.loading import cores
 from service.settings import Settings
 
 log = logging.getLogger("hrpose")
@@ -42,8 +43,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, serve: Serve) -> None:
         if not settings.threads:  # cores are shared, not each taken by everybody
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-            threads = max(1, cores // settings.workers)
+            threads = max(1, cores() // settings.workers)
             settings = settings.model_copy(update={"threads": threads})
         self._settings = settings
         self._serve = serve
@@ -87,25 +87,26 @@ class Supervisor:
                 log.error(
                     "process %s ended (%d); another takes its place", process.pid, process.exitcode
                 )
-                self._stopping.wait(PAUSE_S)
+                if self._stopping.wait(PAUSE_S):
+                    return 0
                 self._processes[at] = self._start(listening)
         return 0
 
     def _told_to_stop(self, number: int, _: FrameType | None) -> None:
         """The first signal asks the processes to finish, and the second one not to."""
         self._stopping.set()
-        self._tell(number)
+        self._tell(number, self._processes)
 
-    def _tell(self, number: int) -> None:
-        for process in list(self._processes):
+    def _tell(self, number: int, processes: Sequence[BaseProcess]) -> None:
+        for process in list(processes):
             self._told.add(process.pid)
             if process.is_alive() and process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, number)
 
     def _end(self) -> None:
-        if any(process.pid not in self._told for process in self._processes):
-            self._tell(signal.SIGTERM)
+        # Only who does not know yet: told again, a server would not finish what it accepted.
+        self._tell(signal.SIGTERM, [p for p in self._processes if p.pid not in self._told])
         end = time.monotonic() + self._settings.drain_s + GRACE_S
         for process in self._processes:
             process.join(max(0.0, end - time.monotonic()))

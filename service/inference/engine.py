@@ -1,7 +1,6 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +29,14 @@ from service.inference.catalogue import (
     first_at_hand,
 )
 from service.inference.job import Job
-from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, RuntimeChoice, choose
+from service.inference.loading import (
+    DEFAULT_PRECISION,
+    Loaded,
+    Loader,
+    RuntimeChoice,
+    choose,
+    cores,
+)
 from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
 from service.inference.runtime import Precision
@@ -92,7 +98,7 @@ class Engine:
         # Held while a network runs, so that networks share the cores and do not fight for them.
         self._turn = Turns(compute.streams)
         # More at once than cores would only hold more pixels.
-        self._decoding = threading.Semaphore(os.cpu_count() or 1)
+        self._decoding = threading.Semaphore(cores())
         self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False

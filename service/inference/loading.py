@@ -96,7 +96,7 @@ def choose(
         return Compute("torch", precision, device, threads, falls_back=False)
     if device != "cpu":
         raise InvalidParameter("runtime", f"{name} runs on the CPU; {device} needs runtime torch")
-    return Compute(name, precision, device, threads or _cores(), runtime == "auto")
+    return Compute(name, precision, device, threads or cores(), runtime == "auto")
 
 
 def at_hand() -> RuntimeChoice:
@@ -204,7 +204,7 @@ def _missing(runtime: RuntimeName) -> list[str]:
     return [name for name in PACKAGES[runtime] if importlib.util.find_spec(name) is None]
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
