@@ -1,6 +1,7 @@
 """`hrpose quantize`: a network in 8-bit integers, fitted to photographs."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from commands.console import out
 from heads.errors import ImageError
-from heads.image import read_image
+from heads.image import Image, read_image
 
 if TYPE_CHECKING:
     from service.inference.loading import Loaded
@@ -61,13 +62,15 @@ def what_it_sees(file: Path, folder: Path) -> list[npt.NDArray[np.uint8]]:
     loaded = loader.load(file)
     watched = _Watched(loaded)
     estimator = Estimator(LazyNetwork(file), loader=loader, loaded=Loaded(loaded.spec, watched))
-    ask = {"classify": estimator.classify, "segment": estimator.segment}.get(
-        loaded.spec.task, estimator.predict
-    )
+    asked: dict[str, Callable[[Image], object]] = {
+        "classify": estimator.classify,
+        "segment": estimator.segment,
+    }
+    ask = asked.get(loaded.spec.task, estimator.predict)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTOS)
     for path in files:
         try:
-            ask(read_image(path))  # type: ignore[operator]
+            ask(read_image(path))
         except ImageError as error:
             out.print(f"left out: {error}", highlight=False)
         if len(watched.seen) >= MOST:

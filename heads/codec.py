@@ -5,7 +5,7 @@ Axes: N person, K keypoint, h w heatmap cell. Points are (x, y) in pixels of the
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -201,30 +201,41 @@ def _newton_legacy(
 ) -> npt.NDArray[np.float64]:
     """DARK as published: differences two cells wide, none within two cells of the border."""
     h, w = shape
-    log = np.log(np.maximum(near, 1e-10))
-    dx = (log[:, 2, 3] - log[:, 2, 1]) / 2
-    dy = (log[:, 3, 2] - log[:, 1, 2]) / 2
-    dxx = (log[:, 2, 4] - 2 * log[:, 2, 2] + log[:, 2, 0]) / 4
-    dyy = (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4
-    dxy = (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4
     inside = (xs > 1) & (xs < w - 2) & (ys > 1) & (ys < h - 2)
-    return _newton(dx, dy, dxx, dyy, dxy) * inside[:, None]
+    return _newton(*wide_differences(np.log(np.maximum(near, 1e-10)))) * inside[:, None]
 
 
 def _newton_udp(near: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """DARK in its UDP form (mmpose): neighbours one cell away; near [M, 5, 5] round the peak."""
-    log = np.log(near.clip(0.001, 50))
+    return _newton(*close_differences(np.log(near.clip(0.001, 50))))
+
+
+def wide_differences(log: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Derivatives dx, dy, dxx, dyy, dxy at the middle of [M, 5, 5], as published by DARK.
+
+    log: an array or a tensor, as are the five.
+    """
+    return (
+        (log[:, 2, 3] - log[:, 2, 1]) / 2,
+        (log[:, 3, 2] - log[:, 1, 2]) / 2,
+        (log[:, 2, 4] - 2 * log[:, 2, 2] + log[:, 2, 0]) / 4,
+        (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4,
+        (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4,
+    )
+
+
+def close_differences(log: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """The same from neighbours one cell away, as in DARK's UDP form (mmpose)."""
     middle, left, right = log[:, 2, 2], log[:, 2, 1], log[:, 2, 3]
     above, below = log[:, 1, 2], log[:, 3, 2]
-    dxy = (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2
     # The epsilon keeps a flat map's Hessian invertible (mmpose does the same).
     epsilon = float(np.finfo(np.float32).eps)
-    return _newton(
+    return (
         (right - left) / 2,
         (below - above) / 2,
         right - 2 * middle + left + epsilon,
         below - 2 * middle + above + epsilon,
-        dxy,
+        (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2,
     )
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heads.codec import FARTHEST_STEP, HeatmapCodec, dark_windows
+from heads.codec import (
+    FARTHEST_STEP,
+    HeatmapCodec,
+    close_differences,
+    dark_windows,
+    wide_differences,
+)
 from heads.geometry import cell_scale
 
 
@@ -65,11 +71,13 @@ class HeatmapDecoder(nn.Module):
     def _dark(self, maps: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
         h, w = self.codec.heatmap_size
         if self.codec.alignment == "legacy":
-            step = _newton_legacy(self._neighbourhood(maps, xs, ys, fade=True))
+            near = self._neighbourhood(maps, xs, ys, fade=True)
+            step = _newton(*wide_differences(near.clamp(min=1e-10).log()))
             inside = (xs > 1) & (xs < w - 2) & (ys > 1) & (ys < h - 2)
             return step * inside[:, None].to(maps.dtype)
         inner_x, inner_y = xs.clamp(1, max(1, w - 2)), ys.clamp(1, max(1, h - 2))
-        step = _newton_udp(self._neighbourhood(maps, inner_x, inner_y, fade=False))
+        near = self._neighbourhood(maps, inner_x, inner_y, fade=False)
+        step = _newton(*close_differences(near.clamp(0.001, 50).log()))
         step = step + torch.stack([inner_x - xs, inner_y - ys], 1).to(maps.dtype)
         return step.clamp(-FARTHEST_STEP, FARTHEST_STEP)
 
@@ -95,31 +103,6 @@ class HeatmapDecoder(nn.Module):
         peak = self._at(maps, xs, ys)
         highest = blurred.amax((1, 2)).clamp(min=1e-12)
         return blurred * (peak / highest)[:, None, None]
-
-
-def _newton_legacy(near: Tensor) -> Tensor:
-    log = near.clamp(min=1e-10).log()
-    return _newton(
-        (log[:, 2, 3] - log[:, 2, 1]) / 2,
-        (log[:, 3, 2] - log[:, 1, 2]) / 2,
-        (log[:, 2, 4] - 2 * log[:, 2, 2] + log[:, 2, 0]) / 4,
-        (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4,
-        (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4,
-    )
-
-
-def _newton_udp(near: Tensor) -> Tensor:
-    log = near.clamp(0.001, 50).log()
-    middle, left, right = log[:, 2, 2], log[:, 2, 1], log[:, 2, 3]
-    above, below = log[:, 1, 2], log[:, 3, 2]
-    epsilon = float(np.finfo(np.float32).eps)
-    return _newton(
-        (right - left) / 2,
-        (below - above) / 2,
-        right - 2 * middle + left + epsilon,
-        below - 2 * middle + above + epsilon,
-        (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2,
-    )
 
 
 def _newton(dx: Tensor, dy: Tensor, dxx: Tensor, dyy: Tensor, dxy: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ Weights become int8 by output channel, activations by tensor, with ranges taken 
 evaluation tells.
 """
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from heads.errors import ExportError
 from heads.onnx_file import INPUT, add_spec, read_onnx_spec, write_onnx
+from models.extras import explained, without_telemetry
 
 FEWEST = 16
 """Sample images: with fewer, ranges would be those of a few pictures."""
@@ -25,18 +24,16 @@ def quantize_onnx(file: Path, samples: Sequence[npt.NDArray[np.uint8]], target: 
 
     samples: what the network is fed when it serves, RGB uint8 [H, W, 3] each. The new spec has
     another name and no scores, for those of the original are not its own. Raises ExportError
-    without the package nncf or with too few samples, CheckpointError for another file.
+    with too few samples, PackageMissing, CheckpointError for another file.
     """
-    if importlib.util.find_spec("nncf") is None:
-        raise ExportError("quantizing needs the package nncf; run: pip install 'hrpose[int8]'")
     if len(samples) < FEWEST:
         raise ExportError(
             f"quantizing needs {FEWEST} sample images or more; the photographs gave {len(samples)}"
         )
-    # As in the runtime: without this package nobody is told that nncf is used.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import nncf
-    import onnx
+    without_telemetry()
+    with explained():
+        import nncf
+        import onnx
 
     spec = read_onnx_spec(file)
     small = nncf.quantize(

@@ -1,6 +1,7 @@
 """Which extra of hrpose brings a package that is not installed."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from models.errors import HrposeError
@@ -14,6 +15,7 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "ray": "ray",
+    "nncf": "int8",
     "pycocotools": "train",
     "yaml": "train",
 }
@@ -39,3 +41,12 @@ def explained() -> Iterator[None]:
         if package not in EXTRAS:
             raise
         raise PackageMissing(package) from error
+
+
+def without_telemetry() -> None:
+    """Keeps OpenVINO and its tools from telling their makers that they are used.
+
+    They do so by a package of that name, and do without where it is not to be had. To be called
+    before they are imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

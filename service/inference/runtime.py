@@ -19,6 +19,7 @@ import numpy.typing as npt
 from heads.errors import CheckpointError
 from heads.onnx_file import INPUT, OUTPUT
 from heads.spec import NetworkSpec
+from models.extras import without_telemetry
 from service.errors import RuntimeMissing
 
 if TYPE_CHECKING:
@@ -223,9 +224,7 @@ def _own_name(output: Any) -> str:
 
 
 def _openvino() -> Any:
-    # Without this, importing OpenVINO tells its makers so over the network; see its package of
-    # that name, which it does without where it is not to be had.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    without_telemetry()
     return _package("openvino", "openvino")
 
 
