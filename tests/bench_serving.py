@@ -28,7 +28,7 @@ from rich.table import Table
 from heads.image import encode_image, read_image
 from tests.bench_phases import phases
 from tests.conftest import ROOT
-from tests.processes import cpu_seconds, environment, rss_mib
+from tests.processes import cpu_seconds, environment, free_port, rss_mib
 
 PLAIN = "FastAPI + torch"
 LITSERVE = "LitServe + torch"
@@ -92,9 +92,7 @@ class Server:
     most_clients = 1000
 
     def __init__(self, *words: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         command = [word.format(port=self.port) for word in words]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],

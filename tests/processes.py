@@ -1,6 +1,7 @@
-"""What processes of a server use, read from /proc: for benchmarks and for the soak test."""
+"""Server processes of benchmarks and tests: where they may listen, and what they use."""
 
 import os
+import socket
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -9,6 +10,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def environment() -> dict[str, str]:
     """For processes that share a machine: idle threads of OpenMP do not spin."""
     return {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listened on just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def cpu_seconds(pid: int) -> float:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from random import Random
 
 from heads.image import encode_image, read_image
 from tests.conftest import ROOT
-from tests.processes import environment, open_files, rss_mib, threads
+from tests.processes import environment, free_port, open_files, rss_mib, threads
 
 MOST_GROWTH_MIB = 20.0
 MOST_MORE_FILES = 12  # connections that are just being closed
@@ -115,9 +114,7 @@ class Report:
 @contextlib.contextmanager
 def server(*words: str) -> Iterator[tuple[int, int]]:
     """Process id and port of a real server with its default networks, ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["hrpose", "serve", "--port", str(port), "--log-level", "error", *words]
     command += ["--timeout-s", "300"]  # a slow machine is no fault of the server
     process = subprocess.Popen(

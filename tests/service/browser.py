@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from tests.processes import free_port
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -106,9 +107,7 @@ class Browser:
 @contextlib.contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
     """A window with a fresh profile, and the driver it needs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["chromedriver", f"--port={port}"]
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver,

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import httpx2
 import numpy as np
 
 from tests.conftest import ROOT
+from tests.processes import free_port
 from tests.service.conftest import make_photo, wait_until
 
 PHOTO = make_photo(width=256, height=64)
@@ -56,9 +56,7 @@ class Server:
 @contextmanager
 def sleepy_server(**settings: object) -> Iterator[Server]:
     """A server process with the real queue, and a network that sleeps."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address: Address = free.getsockname()
+    address: Address = ("127.0.0.1", free_port())
     given = {f"HRPOSE_{name.upper()}": str(value) for name, value in settings.items()}
     environment = {**os.environ, **given, "HRPOSE_PORT": str(address[1])}
     command = [sys.executable, "-m", "tests.service.serve_sleepy"]

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from fastapi.testclient import TestClient
 from service import logs
 from service.record import HEADER
 from service.settings import Settings
+from tests.processes import free_port
 from tests.service.conftest import client_of, wait_until
 from tests.service.fakes import FakeEngine
 from tests.service.test_problems import assert_problem
@@ -145,9 +145,7 @@ def test_a_line_that_cannot_be_written_is_counted_and_not_kept() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "1>&- 2>&-"])
 def test_a_server_whose_log_cannot_be_written_answers(stderr: str, photo: bytes) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = f"exec {sys.executable} -m tests.service.serve_fake {stderr}"
     environment = {**os.environ, "HRPOSE_PORT": str(port), "HRPOSE_LOG_FORMAT": "json"}
     url = f"http://127.0.0.1:{port}"

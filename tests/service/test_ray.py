@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from service.app import create_app
 from service.asgi import Sent, ask
 from service.settings import Settings
+from tests.processes import free_port
 from tests.service.conftest import wait_until
 from tests.service.fakes import FakeEngine
 
@@ -51,9 +51,7 @@ def address() -> Iterator[str]:
     serve = pytest.importorskip("ray.serve", reason="needs ray[serve]")
     from service.ray_app import build
 
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
+    port = free_port()
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})

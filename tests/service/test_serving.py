@@ -19,6 +19,7 @@ from heads.errors import WeightsMissing
 from service.app import create_app
 from service.server import serve
 from service.settings import Settings
+from tests.processes import free_port
 from tests.service.conftest import client_of, real_server, wait_until
 from tests.service.fakes import FakeEngine
 
@@ -184,9 +185,7 @@ def test_an_application_told_to_stop_finishes_what_it_accepted(
 
 
 def test_sigterm_loses_nothing(photo: bytes) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     command = [sys.executable, "-m", "tests.service.serve_fake"]
     environment = {**os.environ, "HRPOSE_PORT": str(address[1])}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from service.settings import Settings
 from service.v2 import HEADER_LENGTH, MAX_IMAGES
+from tests.processes import free_port
 from tests.service.conftest import client_of, make_photo, wait_until
 from tests.service.fakes import SECRET, FakeEngine
 
@@ -226,13 +226,6 @@ def test_keys_are_asked_for_and_not_by_health(engine: FakeEngine, photo: bytes) 
 
 
 # Triton's client against a process
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
