@@ -5,6 +5,7 @@ Axes: N person, K keypoint, h w heatmap cell. Points are (x, y) in pixels of the
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,9 @@ Refine = Literal["none", "quarter", "dark"]
 
 _REACH = 3
 """A Gaussian is cut off this many sigmas from its peak (official HRNet code)."""
+
+_EPSILON = float(np.finfo(np.float32).eps)
+"""Keeps a flat map's Hessian invertible (mmpose does the same)."""
 
 FARTHEST_STEP = 3.0
 """Cells that DARK may move a point from its peak cell."""
@@ -179,6 +183,7 @@ def _blurred_neighbourhood(
     return np.asarray(blurred * (peak / np.maximum(blurred.max(axis=(1, 2)), 1e-12))[:, None, None])
 
 
+@lru_cache
 def dark_windows(kernel: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """From a line of cells to its middle five: blurred, and as they are; each [5, kernel + 4]."""
     radius = kernel // 2
@@ -190,7 +195,9 @@ def dark_windows(kernel: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
     blur = np.zeros((5, length))
     for row in range(5):
         blur[row, row : row + kernel] = gauss
-    return blur, np.eye(5, length, k=radius)
+    copy = np.eye(5, length, k=radius)
+    blur.flags.writeable = copy.flags.writeable = False  # shared by all callers
+    return blur, copy
 
 
 def _newton_legacy(
@@ -228,13 +235,11 @@ def close_differences(log: Any) -> tuple[Any, Any, Any, Any, Any]:
     """The same from neighbours one cell away, as in DARK's UDP form (mmpose)."""
     middle, left, right = log[:, 2, 2], log[:, 2, 1], log[:, 2, 3]
     above, below = log[:, 1, 2], log[:, 3, 2]
-    # The epsilon keeps a flat map's Hessian invertible (mmpose does the same).
-    epsilon = float(np.finfo(np.float32).eps)
     return (
         (right - left) / 2,
         (below - above) / 2,
-        right - 2 * middle + left + epsilon,
-        below - 2 * middle + above + epsilon,
+        right - 2 * middle + left + _EPSILON,
+        below - 2 * middle + above + _EPSILON,
         (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2,
     )
 

@@ -99,7 +99,7 @@ class Crop:
     @property
     def scale(self) -> float:
         """Input pixels an image pixel, the geometric mean of both axes."""
-        return math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
+        return math.sqrt(abs(_determinant(self.matrix)))
 
     def to_input(self, points: Points) -> Points:
         """Image pixels -> input pixels."""
@@ -156,13 +156,21 @@ def transform(points: Points, matrix: Matrix) -> Points:
 
 def inverse(matrix: Matrix) -> Matrix:
     """The map back. A crop has a positive scale, so there always is one."""
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([linear, -linear @ matrix[:, 2]])
+    (a, b, x), (c, d, y) = matrix.tolist()
+    back = np.array([[d, -b, b * y - d * x], [-c, a, c * x - a * y]])
+    return np.asarray(back / _determinant(matrix))
+
+
+def _determinant(matrix: Matrix) -> float:
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return float(a * d - b * c)
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """The map that does `inner` first, then `outer`."""
-    return np.column_stack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]])
+    both = outer[:, :2] @ inner
+    both[:, 2] += outer[:, 2]
+    return both
 
 
 def reduced(matrix: Matrix, factor: int) -> Matrix:

@@ -1,7 +1,7 @@
 """Bytes to an image and back: the one reader for training, evaluation and service.
 
 Everywhere else an `image` is RGB uint8 [H, W, 3], upright. OpenCV's BGR order stays in this file,
-and so do the traps of its decoder: IMREAD_COLOR turns by EXIF and drops alpha, which is what is
+and so do the traps of its decoder: IMREAD_COLOR_RGB turns by EXIF and drops alpha, which is what is
 wanted here; the header is read first, so a small file cannot unfold into gigabytes.
 """
 
@@ -26,14 +26,16 @@ ImageFormat = Literal["jpeg", "png", "webp", "bmp"]
 
 # Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Written as RGB by the decoder itself; OpenCV has no names for the reduced ones.
 _REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_SCAN_PAIR = 0xFF | _SOS << 8  # both bytes of the marker, the first one lowest
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts are part of a scan
 
@@ -55,14 +57,18 @@ def decode_image(data: bytes, max_pixels: int | None = None, *, reduce: int = 1)
     Raises ImageError (not one whole image) or TooManyPixels.
     """
     kind, _, _ = checked_header(data, max_pixels)
+    return decode_checked(data, kind, reduce)
+
+
+def decode_checked(data: bytes, kind: ImageFormat, reduce: int) -> Image:
+    """As decode_image, of a file whose header has been looked at by checked_header."""
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce])
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce])
     except cv2.error as error:
         raise ImageError(f"the {kind} image cannot be decoded") from error
-    if bgr is None:
+    if rgb is None:
         raise ImageError(f"the {kind} image is damaged or truncated")
-    # In place: a second array of a large photograph takes longer than the rest of decoding.
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), dtype=np.uint8)
+    return np.asarray(rgb, dtype=np.uint8)
 
 
 def checked_header(data: bytes, max_pixels: int | None) -> tuple[ImageFormat, int, int]:
@@ -203,8 +209,23 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise ImageError("the JPEG image ends within its header")
 
 
+def may_be_turned(data: bytes) -> bool:
+    """True for a JPEG with EXIF, which may say that it is to be shown turned."""
+    for code, _ in _jpeg_segments(data):
+        if code in (_APP1, _SOS):
+            return code == _APP1
+    return False
+
+
 def _check_scans(data: bytes) -> None:
     """Refuses a JPEG of more than MAX_SCANS scans."""
+    # Pixels never look like a marker, so nearly always it is enough to count what does.
+    looks_like_scan = sum(
+        np.count_nonzero(np.frombuffer(data, "<u2", (len(data) - start) // 2, start) == _SCAN_PAIR)
+        for start in (0, 1)
+    )
+    if looks_like_scan <= MAX_SCANS:
+        return
     scans = sum(code == _SOS for code, _ in _jpeg_segments(data))
     if scans > MAX_SCANS:
         raise ImageError(f"the JPEG image has {scans} scans; {MAX_SCANS} are read")

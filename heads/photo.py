@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from heads.errors import ImageError
 from heads.geometry import Crop, Size, reduced
-from heads.image import Image, checked_header, decode_image, fits, warp
+from heads.image import Image, checked_header, decode_checked, fits, may_be_turned, warp
 from models.errors import ShapeError
 
 FACTORS = (8, 4, 2)
@@ -45,11 +45,11 @@ class Photo:
         self._decoding = decoding or nullcontext()
         self._pixels: Image | None = None
         self._factor = 1
-        kind, width, height = checked_header(data, max_pixels)
+        self._kind, width, height = checked_header(data, max_pixels)
         self._stored = (height, width)
-        self._jpeg = kind == "jpeg"
-        # EXIF may turn it, and only decoding tells.
-        self._turned = not self._jpeg or b"Exif\0\0" in data
+        self._jpeg = self._kind == "jpeg"
+        # Only decoding tells whether it is.
+        self._turned = not self._jpeg or may_be_turned(data)
         self._size = None if self._turned else self._stored
         self.decode_ms = 0.0
         """How long decoding has taken so far."""
@@ -116,7 +116,8 @@ class Photo:
         with self._decoding:
             start = time.perf_counter()
             self._pixels = None  # before there are new ones
-            self._pixels, self._factor = decode_image(self._data, reduce=factor), factor
+            self._pixels = decode_checked(self._data, self._kind, factor)
+            self._factor = factor
             self.decode_ms += (time.perf_counter() - start) * 1000
         if self._size is None:
             height, width = self._pixels.shape[:2]

@@ -24,6 +24,8 @@ HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
 NOT_WORK = (
     "/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready",
 )  # fmt: skip
@@ -56,9 +58,9 @@ class Guard:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update(scope.get(RATE_HEADERS, {}))
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
                 headers[HEADER] = record.request_id
+                own = {name for name, _ in headers.raw}
+                headers.raw.extend(pair for pair in _RAW_HEADERS if pair[0] not in own)
             await send(message)
 
         is_work = scope["path"] not in NOT_WORK

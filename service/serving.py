@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -174,6 +175,9 @@ class Serving:
             self.failure = error
             log.error("the networks could not be loaded: %s", error)
             return
+        # What is loaded stays; to look through it for rubbish again and again takes time.
+        gc.collect()
+        gc.freeze()
         self._started = True
         log.info("ready")
 

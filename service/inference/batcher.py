@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -25,10 +24,6 @@ from service.inference.job import Job
 from service.inference.runtime import Maps, Runtime, is_out_of_memory
 
 log = logging.getLogger("hrpose.batcher")
-
-_POLL_S = 0.05
-"""How soon a waiting request notices that its client went away."""
-
 
 _PAUSE_S = 0.1
 """Before a worker that died starts over: one that dies at once must not take a core."""
@@ -73,12 +68,54 @@ class Ran:
     network_ms: float
 
 
+class _Request:
+    """The crops of one call of `run`, and the thread that waits for all of them."""
+
+    def __init__(self, crops: Sequence[npt.NDArray[np.uint8]], job: Job) -> None:
+        self.job = job
+        self.items = [_Item(crop, self) for crop in crops]
+        self._left = len(crops)
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    def wait(self) -> list[Ran]:
+        """The maps of each crop; raises what a worker met, or what the job says."""
+        self.job.when_cancelled(self._over.set)
+        while True:
+            if self._left:
+                self._over.wait(self.job.remaining_s)
+            with self._lock:
+                if self._error is not None:
+                    raise self._error
+                if not self._left:
+                    return [item.ran for item in self.items if item.ran is not None]
+            self.job.check()
+
+    def answer(self, item: "_Item", ran: Ran | Exception) -> None:
+        """The end of one crop: the last one and an error end the waiting."""
+        with self._lock:
+            item.done = True
+            self._left -= 1
+            if isinstance(ran, Exception):
+                self._error = self._error or ran
+            else:
+                item.ran = ran
+            if self._left == 0 or self._error is not None:
+                self._over.set()
+
+
 @dataclass(eq=False)
 class _Item:
     crop: npt.NDArray[np.uint8]
-    job: Job
-    future: "Future[Ran]" = field(default_factory=Future)
+    request: _Request
     submitted: float = field(default_factory=time.perf_counter)
+    ran: Ran | None = None
+    done: bool = False
+
+    def answer(self, ran: Ran | Exception) -> None:
+        """What became of it; said once."""
+        self.request.answer(self, ran)
 
 
 class Batcher:
@@ -127,19 +164,9 @@ class Batcher:
         Raises Overloaded at once where the queue has no room for all of them, DeadlineExceeded or
         Cancelled as soon as the job is not worth doing.
         """
-        items = [_Item(crop, job) for crop in crops]
-        self._put(items)
-        waiting = {item.future for item in items}
-        while waiting:
-            left = job.remaining_s
-            done, waiting = wait(
-                waiting, _POLL_S if left is None else min(_POLL_S, left), FIRST_EXCEPTION
-            )
-            for future in done:
-                future.result()  # raises what the worker met
-            if waiting:
-                job.check()
-        return [item.future.result() for item in items]
+        request = _Request(crops, job)
+        self._put(request.items)
+        return request.wait()
 
     def counters(self) -> BatchCounters:
         """What has been done so far."""
@@ -149,7 +176,7 @@ class Batcher:
                 self._sizes.total(),
                 self._shared,
                 len(self._queue),
-                len({id(item.job) for item in self._queue}),
+                len({id(item.request) for item in self._queue}),
                 self._restarts,
                 dict(self._sizes),
             )
@@ -181,7 +208,8 @@ class Batcher:
                     max(1.0, len(self._queue) * self._seconds_a_crop / len(self._workers)),
                 )
             self._queue.extend(items)
-            self._changed.notify_all()
+            # A worker each; with all of them awake one would wait for company instead of the rest.
+            self._changed.notify(len(self._workers) if self._max_wait_s else len(items))
 
     def _work(self) -> None:
         """The whole life of a thread: what no batch may raise starts it over."""
@@ -196,9 +224,7 @@ class Batcher:
                 time.sleep(_PAUSE_S)
         with self._changed:
             for item in self._queue:
-                item.future.set_exception(
-                    Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
-                )
+                item.answer(Overloaded(f"{self.name} is shutting down", 1.0, draining=True))
             self._queue.clear()
 
     def _serve(self) -> None:
@@ -221,8 +247,8 @@ class Batcher:
                         self._run(batch)
             finally:
                 for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(self._unavailable("lost the batch it ran"))
+                    if not item.done:
+                        item.answer(self._unavailable("lost the batch it ran"))
 
     def _take(self) -> list[_Item]:
         """The oldest crop and more of its shape, up to one worker's share of what waits.
@@ -271,28 +297,28 @@ class Batcher:
         with self._changed:
             self._crops += len(batch)
             self._sizes[len(batch)] += 1
-            self._shared += len({id(item.job) for item in batch}) > 1
+            self._shared += len({id(item.request) for item in batch}) > 1
             self._seconds_a_crop += 0.1 * (seconds / len(batch) - self._seconds_a_crop)
         for i, item in enumerate(batch):
             own = {name: values[i] for name, values in maps.items()}
-            item.future.set_result(Ran(own, (start - item.submitted) * 1000, seconds * 1000))
+            item.answer(Ran(own, (start - item.submitted) * 1000, seconds * 1000))
         return None
 
     def _fail(self, item: _Item, error: Exception) -> None:
         log.error("%s failed on a crop", self.name, exc_info=error)
         if is_out_of_memory(error):
             error = self._unavailable("has no memory for a single crop")
-        item.future.set_exception(error)
+        item.answer(error)
 
     def _unavailable(self, reason: str) -> Overloaded:
         return Overloaded(f"{self.name} {reason}; try again", _RETRY_S, draining=True)
 
 
 def _alive(item: _Item) -> bool:
-    """False once nobody waits for the item; its future then says why."""
+    """False once nobody waits for the item; its request is then told why."""
     try:
-        item.job.check()
+        item.request.job.check()
     except HrposeError as error:
-        item.future.set_exception(error)
+        item.answer(error)
         return False
     return True

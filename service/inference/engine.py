@@ -1,7 +1,6 @@
 """Every network this process serves: loads them by name, keeps them, answers with them."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -98,7 +97,7 @@ class Engine:
         # Held while a network runs, so that networks share the cores and do not fight for them.
         self._turn = Turns(compute.streams)
         # More at once than cores would only hold more pixels.
-        self._decoding = threading.Semaphore(cores())
+        self._decoding = Turns(cores())
         self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False
@@ -286,7 +285,8 @@ class Engine:
 
     def _name_of(self, model: str) -> str:
         """What is loaded is served on, whatever has become of its file."""
-        return model if model in self._networks else self._catalogue.name_of(model)
+        name = self.default if model == DEFAULT else model
+        return name if name in self._networks else self._catalogue.name_of(name)
 
     def _make(self, name: str) -> Live:
         stamp = self._stamp(name)  # before it is read, so that a later change is seen

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from service.errors import Cancelled, DeadlineExceeded
 
@@ -15,11 +16,25 @@ class Job:
     def __init__(self, timeout_s: float | None = None) -> None:
         self.timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._when_cancelled: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """Says that nobody waits any more: queued work of this job is dropped."""
-        self._cancelled.set()
+        with self._lock:
+            self._cancelled = True
+            calls, self._when_cancelled = self._when_cancelled, []
+        for call in calls:
+            call()
+
+    def when_cancelled(self, call: Callable[[], None]) -> None:
+        """Calls, by the thread that cancels, when nobody waits any more; at once if so already."""
+        with self._lock:
+            if not self._cancelled:
+                self._when_cancelled.append(call)
+                return
+        call()
 
     @property
     def remaining_s(self) -> float | None:
@@ -28,7 +43,7 @@ class Job:
 
     def check(self) -> None:
         """Raises Cancelled or DeadlineExceeded once the work is not worth doing."""
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise Cancelled("the client went away")
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise DeadlineExceeded(f"not answered within {self.timeout_s:g} s")

@@ -9,18 +9,24 @@ from service.keys import Key, check_admin
 from service.serving import Serving
 
 
-def get_serving(request: Request) -> Serving:
+def serving_of(request: Request) -> Serving:
     """The state of the application."""
     serving = request.app.state.serving
     assert isinstance(serving, Serving)
     return serving
 
 
+async def get_serving(request: Request) -> Serving:
+    """As a dependency; one that is not `async` would be run by a thread, which takes longer."""
+    return serving_of(request)
+
+
 ServingState = Annotated[Serving, Depends(get_serving)]
 
 
-async def check_key(request: Request, serving: ServingState) -> Key | None:
+async def check_key(request: Request) -> Key | None:
     """Refuses a request without an accepted key, where keys are configured, or asked too often."""
+    serving = serving_of(request)
     key = serving.keys.check(request)
     serving.count(request, key)
     return key
@@ -38,7 +44,7 @@ ADMIN_NEEDED: list[Any] = [Depends(check_admin_key)]
 """For routes that change the server; beside KEY_NEEDED the key is still checked once."""
 
 
-async def choose_answer(request: Request) -> str:
+def answer_type(request: Request) -> str:
     """JSON, JPEG or PNG, as the Accept header says; NotAcceptable for anything else."""
     return choose(", ".join(request.headers.getlist("accept")))
 
@@ -49,5 +55,3 @@ async def choose_json(request: Request) -> None:
 
 
 ONLY_JSON: list[Any] = [Depends(choose_json)]
-
-AnswerType = Annotated[str, Depends(choose_answer)]

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.openapi import draws_image, takes_image
 from service.parameters import DetectParameters
-from service.routes.dependencies import KEY_NEEDED, AnswerType, ServingState
+from service.routes.dependencies import KEY_NEEDED, ServingState, answer_type
 from service.schemas import DetectResponse, problem_responses
 from service.written import write_boxes
 
@@ -20,9 +20,10 @@ router = APIRouter(tags=["people"], dependencies=KEY_NEEDED)
     },
     openapi_extra=takes_image(DetectParameters),
 )
-async def detect(request: Request, answer_type: AnswerType, serving: ServingState) -> Response:
+async def detect(request: Request, serving: ServingState) -> Response:
     """The box of every person in the photograph, best first."""
     most = serving.settings.max_people
+    media_type = answer_type(request)
     with serving.visit(request) as visit:
         body = await visit.read()
 
@@ -33,7 +34,7 @@ async def detect(request: Request, answer_type: AnswerType, serving: ServingStat
                 upload.image, asked.model, asked.threshold, asked.max_people or most, visit.job
             )
             return visit.record.written(
-                answer, lambda: write_boxes(answer, answer_type), len(answer.boxes_xywh)
+                answer, lambda: write_boxes(answer, media_type), len(answer.boxes_xywh)
             )
 
-        return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})
+        return Response(await visit.run(work), media_type=media_type, headers={"Vary": "Accept"})

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.openapi import draws_image, takes_image
 from service.parameters import PoseParameters
-from service.routes.dependencies import KEY_NEEDED, AnswerType, ServingState
+from service.routes.dependencies import KEY_NEEDED, ServingState, answer_type
 from service.schemas import PoseResponse, problem_responses
 from service.written import write_pose
 
@@ -20,9 +20,10 @@ router = APIRouter(tags=["people"], dependencies=KEY_NEEDED)
     },
     openapi_extra=takes_image(PoseParameters),
 )
-async def pose(request: Request, answer_type: AnswerType, serving: ServingState) -> Response:
+async def pose(request: Request, serving: ServingState) -> Response:
     """Every person in the photograph, each as keypoints in upright image pixels."""
     most = serving.settings.max_people
+    media_type = answer_type(request)
     with serving.visit(request) as visit:
         body = await visit.read()
 
@@ -31,7 +32,7 @@ async def pose(request: Request, answer_type: AnswerType, serving: ServingState)
             asked = PoseParameters.of(upload.pairs, most)
             answer = serving.engine.pose(upload.image, asked.model, asked.options(most), visit.job)
             return visit.record.written(
-                answer, lambda: write_pose(answer, answer_type), len(answer.people)
+                answer, lambda: write_pose(answer, media_type), len(answer.people)
             )
 
-        return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})
+        return Response(await visit.run(work), media_type=media_type, headers={"Vary": "Accept"})

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.openapi import draws_image, takes_image
 from service.parameters import SegmentParameters
-from service.routes.dependencies import KEY_NEEDED, AnswerType, ServingState
+from service.routes.dependencies import KEY_NEEDED, ServingState, answer_type
 from service.schemas import SegmentResponse, problem_responses
 from service.written import write_segments
 
@@ -20,8 +20,9 @@ router = APIRouter(tags=["images"], dependencies=KEY_NEEDED)
     },
     openapi_extra=takes_image(SegmentParameters),
 )
-async def segment(request: Request, answer_type: AnswerType, serving: ServingState) -> Response:
+async def segment(request: Request, serving: ServingState) -> Response:
     """The class of every pixel of the upright photograph."""
+    media_type = answer_type(request)
     with serving.visit(request) as visit:
         body = await visit.read()
 
@@ -30,7 +31,7 @@ async def segment(request: Request, answer_type: AnswerType, serving: ServingSta
             asked = SegmentParameters.of(upload.pairs, serving.settings.max_people)
             answer = serving.engine.segment(upload.image, asked.model, visit.job)
             return visit.record.written(
-                answer, lambda: write_segments(answer, answer_type, asked.view), None
+                answer, lambda: write_segments(answer, media_type, asked.view), None
             )
 
-        return Response(await visit.run(work), media_type=answer_type, headers={"Vary": "Accept"})
+        return Response(await visit.run(work), media_type=media_type, headers={"Vary": "Accept"})
