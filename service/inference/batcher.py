@@ -82,15 +82,18 @@ class _Request:
     def wait(self) -> list[Ran]:
         """The maps of each crop; raises what a worker met, or what the job says."""
         self.job.when_cancelled(self._over.set)
-        while True:
-            if self._left:
-                self._over.wait(self.job.remaining_s)
-            with self._lock:
-                if self._error is not None:
-                    raise self._error
-                if not self._left:
-                    return [item.ran for item in self.items if item.ran is not None]
-            self.job.check()
+        try:
+            while True:
+                if self._left:
+                    self._over.wait(self.job.remaining_s)
+                with self._lock:
+                    if self._error is not None:
+                        raise self._error
+                    if not self._left:
+                        return [item.ran for item in self.items if item.ran is not None]
+                self.job.check()
+        finally:
+            self.items = []  # they know this request: else maps would wait for the next clearing up
 
     def answer(self, item: "_Item", ran: Ran | Exception) -> None:
         """The end of one crop: the last one and an error end the waiting."""
@@ -239,16 +242,20 @@ class Batcher:
                     self._changed.wait_for(
                         lambda: len(self._queue) >= self._max_batch or self._closed, max(0.0, due)
                     )
-            batch: list[_Item] = []
-            try:
-                with self._device:  # crops that come while another network runs join this batch
-                    batch = self._take()
-                    if batch:
-                        self._run(batch)
-            finally:
-                for item in batch:
-                    if not item.done:
-                        item.answer(self._unavailable("lost the batch it ran"))
+            self._serve_batch()
+
+    def _serve_batch(self) -> None:
+        """Apart, so that no crop or map outlives its batch while the worker waits for another."""
+        batch: list[_Item] = []
+        try:
+            with self._device:  # crops that come while another network runs join this batch
+                batch = self._take()
+                if batch:
+                    self._run(batch)
+        finally:
+            for item in batch:
+                if not item.done:
+                    item.answer(self._unavailable("lost the batch it ran"))
 
     def _take(self) -> list[_Item]:
         """The oldest crop and more of its shape, up to one worker's share of what waits.

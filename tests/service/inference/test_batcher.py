@@ -1,7 +1,9 @@
 """The queue: shared batches, no mixed answers, nothing run that nobody waits for."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,6 +87,23 @@ def test_crops_of_many_requests_share_batches_and_are_not_mixed() -> None:
         assert counters.batches <= 16
         assert counters.shared_batches >= 5
         assert max(runtime.batches) <= 8
+
+
+def test_nothing_of_a_request_is_kept_until_rubbish_is_collected() -> None:
+    """Maps of a detector are megabytes; a hundred requests' would be hundreds of them."""
+    with running() as (batcher, _):
+        mine = crop(1)
+        kept = weakref.ref(mine)
+        gc.disable()
+        try:
+            batcher.run([mine], Job())
+            del mine
+            deadline = time.monotonic() + 10
+            while kept() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)  # the worker is about to let go of it
+            assert kept() is None
+        finally:
+            gc.enable()
 
 
 def test_only_crops_of_one_shape_share_a_batch() -> None:
