@@ -26,6 +26,7 @@ from heads.image import decode_image, warp
 from heads.load import load
 from heads.network import Network, build, input_tensor
 from heads.spec import default_spec
+from models.profile import profile
 from service.errors import RuntimeMissing
 from service.inference.runtime import OnnxRuntime, OpenVinoRuntime, Precision, Runtime, TorchRuntime
 from tests.conftest import ROOT
@@ -36,6 +37,8 @@ LARGE = "hrnet_w32+simple"  # random weights: speed is real, answers are not
 WHOLE_SIZE = (320, 480)  # a photograph of 3:2, as a people network sees it
 BATCHES = (1, 8)
 PLAIN = "torch, as it is built"
+MATRIX = 1024
+"""Side of the square matrices whose product tells how fast this processor can multiply and add."""
 
 
 def race(
@@ -54,21 +57,33 @@ def race(
 
 
 def networks() -> Table:
-    """Networks alone on one thread: CPU milliseconds an image by each runtime, and ratios."""
+    """Networks alone on one thread: CPU milliseconds an image by each runtime, and ratios.
+
+    Of the floor: how many times longer than the same multiply-adds take in a product of matrices.
+    """
     torch.set_num_threads(1)
-    table = Table("network", "crops", "by", "faster by", "CPU ms an image", box=None)
+    table = Table(
+        "network", "crops", "by", "faster by", "CPU ms an image", "of the floor", box=None
+    )
     for network in (*map(load, NETWORKS), build(default_spec(LARGE)).eval()):
         for count in BATCHES:
-            times = network_times(network, count)
-            plain_ms = times[PLAIN]
+            times, floors = network_times(network, count)
             for way, ms in times.items():
-                ratio = f"{plain_ms / ms:.2f}x"
-                table.add_row(network.spec.name, str(count), way, ratio, f"{ms:.2f}")
+                floor_ms = floors[torch.bfloat16 if way.endswith(" fast") else torch.float32]
+                table.add_row(
+                    network.spec.name, str(count), way,
+                    f"{times[PLAIN] / ms:.2f}x", f"{ms:.2f}", f"{ms / floor_ms:.2f}x",
+                )  # fmt: skip
     return table
 
 
-def network_times(network: Network, count: int) -> dict[str, float]:
-    """Best CPU milliseconds an image of `count` crops, by the plain way and by each runtime."""
+def network_times(
+    network: Network, count: int
+) -> tuple[dict[str, float], dict[torch.dtype, float]]:
+    """Best CPU milliseconds an image of `count` crops, by the plain way and by each runtime.
+
+    Second, the milliseconds that its multiply-adds take at the speed of a product of matrices.
+    """
     spec = network.spec
     size = WHOLE_SIZE if spec.task == "people" else spec.input_size
     batch = np.random.default_rng(0).integers(0, 255, (count, *size, 3), np.uint8)
@@ -83,8 +98,17 @@ def network_times(network: Network, count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for way, runtime in runtimes(network, Path(folder) / "network.onnx").items():
             ways[way] = partial(runtime.run, batch)
+        # Measured between the others, so that all meet the same neighbours.
+        products = {torch.float32: "float32"}
+        if any(way.endswith(" fast") for way in ways):
+            products[torch.bfloat16] = "bfloat16"
+        for kind, name in products.items():
+            matrix = torch.rand(MATRIX, MATRIX).to(kind)
+            ways[name] = partial(torch.mm, matrix, matrix)
         best = race(ways, time.process_time)
-    return {way: ms / count for way, ms in best.items()}
+    share = profile(network, size).multiply_adds / MATRIX**3
+    floors = {kind: best.pop(name) * share for kind, name in products.items()}
+    return {way: ms / count for way, ms in best.items()}, floors
 
 
 def runtimes(network: Network, file: Path) -> dict[str, Runtime]:
