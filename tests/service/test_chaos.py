@@ -312,6 +312,35 @@ def workers_of(server: Server) -> list[int]:
     return found
 
 
+POSES = 'hrpose_requests_total{route="/pose",status="200"}'
+
+
+def heard(address: Address) -> int:
+    """Processes that /metrics counts now."""
+    text = httpx2.get(f"http://{address[0]}:{address[1]}/metrics").text
+    return text.count("\nprocess_open_fds{worker=")
+
+
+def test_metrics_are_of_all_processes_and_outlive_one_that_is_killed() -> None:
+    with sleepy_server(workers=2) as server:
+        address = server.address
+        wait_until(lambda: heard(address) == 2, 60)
+        answers = asyncio.run(crowd(address, 8, 1.0)).statuses[200]
+        wait_until(lambda: metric(address, POSES) == answers)
+        for _ in range(20):  # connections of their own, so either process is asked
+            assert metric(address, POSES) == answers
+        os.kill(workers_of(server)[0], signal.SIGKILL)
+        wait_until(lambda: heard(address) == 1)
+
+        def is_replaced() -> bool:
+            assert metric(address, POSES) == answers
+            return heard(address) == 2
+
+        wait_until(is_replaced, 60)
+        answers += asyncio.run(crowd(address, 8, 1.0)).statuses[200]
+        wait_until(lambda: metric(address, POSES) == answers)
+
+
 def test_processes_end_with_their_supervisor() -> None:
     with suppress(AssertionError), sleepy_server(workers=2) as server:
         wait_until(lambda: len(workers_of(server)) == 2)
