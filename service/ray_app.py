@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -46,6 +46,9 @@ PASSING_S = 1.0
 """In this time answers of the front pass Ray's proxy, which is killed with what it holds."""
 
 LIVE = "/health/live"
+
+APP = "hrpose"
+"""What Ray Serve calls the application."""
 
 MakeEngine = Callable[[], PoseEngine]
 
@@ -223,19 +226,20 @@ def run(settings: Settings, make_engine: MakeEngine | None = None) -> None:
     with contextlib.suppress(_Stopped), _started(settings):
         for number in (signal.SIGTERM, signal.SIGINT):  # Ray's own end the process at once
             signal.signal(number, _stop)
-        front = serve.run(build(settings, make_engine), name="hrpose", route_prefix="/")
-        try:
+        try:  # requests are answered a while before `serve.run` returns
+            serve.run(build(settings, make_engine), name=APP, route_prefix="/")
             threading.Event().wait()
-        finally:
-            _drain(front, settings.drain_s)  # told to stop once more, it waits no longer
+        except _Stopped:
+            _drain(settings.drain_s)  # told to stop once more, it waits no longer
 
 
-def _drain(front: Any, drain_s: float) -> None:
+def _drain(drain_s: float) -> None:
     """Has the front refuse new requests, and waits until it has answered the others."""
     end = time.monotonic() + drain_s
     try:
+        front = serve.get_app_handle(APP)
         while front.drain.remote().result(timeout_s=max(0.0, end - time.monotonic())):
             time.sleep(POLL_S)
-    except (RayError, TimeoutError) as error:  # there is no front, or no time left
+    except (RayError, RayServeException, TimeoutError) as error:  # no front, or no time left
         log.warning("some requests may not be finished: %s", error)
     time.sleep(PASSING_S)

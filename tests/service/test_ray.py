@@ -173,6 +173,10 @@ def test_a_server_on_ray_that_is_told_to_stop_finishes_what_it_accepted(photo: b
     def pose(model: str) -> int:
         return httpx2.post(f"{address}/pose?model={model}", content=photo, timeout=60).status_code
 
+    def at_work() -> float:
+        text = client.get(f"{address}/metrics").text
+        return float(text.rpartition("hrpose_requests_at_work ")[2].split()[0])
+
     command = [sys.executable, "-m", "tests.service.serve_ray"]
     environment = {**os.environ, "HRPOSE_PORT": str(port)}
     with (
@@ -182,7 +186,7 @@ def test_a_server_on_ray_that_is_told_to_stop_finishes_what_it_accepted(photo: b
         try:
             wait_until(is_ready, 120)
             accepted = [threads.submit(pose, "slow") for _ in range(4)]
-            time.sleep(1.0)
+            wait_until(lambda: at_work() == len(accepted), 4.0)
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: not is_ready(), 2.0)
             assert client.get(f"{address}/health/live").status_code == 200
