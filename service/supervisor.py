@@ -8,6 +8,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -152,3 +153,6 @@ def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat
     except Exception as error:  # the top of a process: said once, by its supervisor's status
         log.error("%s", error)
         sys.exit(1)
+    finally:
+        if seat and not parent.is_alive():  # else its supervisor does it
+            shutil.rmtree(seat.folder, ignore_errors=True)

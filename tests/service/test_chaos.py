@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import pytest
 
 from tests.conftest import ROOT
 from tests.processes import free_port
@@ -341,10 +342,15 @@ def test_metrics_are_of_all_processes_and_outlive_one_that_is_killed() -> None:
         wait_until(lambda: metric(address, POSES) == answers)
 
 
-def test_processes_end_with_their_supervisor() -> None:
+def test_processes_end_with_their_supervisor_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with suppress(AssertionError), sleepy_server(workers=2) as server:
-        wait_until(lambda: len(workers_of(server)) == 2)
+        wait_until(lambda: heard(server.address) == 2, 60)
+        assert len(list(tmp_path.iterdir())) == 1
         orphans = workers_of(server)
         server.process.kill()
         server.process.wait()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans), 15)
+    assert list(tmp_path.iterdir()) == []
