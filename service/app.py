@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,24 +17,32 @@ from service.routes import classify, detect, health, models, page, pose, segment
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings, words_of
+from service.siblings import Seat, Siblings
 from service.supervisor import Supervisor
 from service.tracing import create_tracer
 
 DESCRIPTION = "Keypoints of people in photographs. Errors are RFC 9457 problems."
 
 
-def create_app(settings: Settings | None = None, engine: PoseEngine | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    engine: PoseEngine | None = None,
+    seat: Seat | None = None,
+) -> FastAPI:
     """An application with an engine of its own, which its lifespan starts and closes.
 
     settings: None reads the environment.  engine: None makes one as the settings say.
+    seat: its place among several processes, whose /metrics it answers; None is alone.
     """
     settings = settings or Settings()
     serving = Serving(settings, engine or create_engine(settings))
+    metrics = Metrics(serving)
+    siblings = Siblings(seat, metrics.text) if seat else None
     tracer = create_tracer(settings.otel_endpoint, _version())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with serving.lifespan():
+        async with siblings.answering() if siblings else nullcontext(), serving.lifespan():
             yield
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
@@ -48,13 +56,13 @@ def create_app(settings: Settings | None = None, engine: PoseEngine | None = Non
         redoc_url=None,
     )
     app.state.serving = serving
-    app.state.metrics = Metrics(serving)
+    app.state.metrics_text = siblings.text if siblings else metrics.text
     for routes in (pose, detect, classify, segment, models, v2, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.page_files())
     openapi.install(app)
     problems.install(app)
-    app.add_middleware(Guard, serving=serving, metrics=app.state.metrics, tracer=tracer)
+    app.add_middleware(Guard, serving=serving, metrics=metrics, tracer=tracer)
     cors.install(app, words_of(settings.cors_origins))
     return app
 
@@ -93,8 +101,8 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _serve_on(settings: Settings, listening: socket.socket) -> None:
-    serve(create_app(settings), listening)
+def _serve_on(settings: Settings, listening: socket.socket, seat: Seat | None) -> None:
+    serve(create_app(settings, seat=seat), listening)
 
 
 def _version() -> str:

@@ -5,19 +5,24 @@
 
 A front without networks reads each request and gives it to a replica, a whole application whose
 engine batches the crops of the requests that it holds. Where a replica dies, the front gives what
-that replica held to another one: asking twice about a photograph does no harm.
+that replica held to another one: asking twice about a photograph does no harm. When `hrpose serve`
+is told to stop, the front refuses new requests and finishes those it holds before Ray Serve ends.
 """
 
 import asyncio
 import contextlib
 import logging
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,7 +32,7 @@ from service.app import create_app
 from service.asgi import Answered, Sent, ask
 from service.body import read_raw
 from service.errors import Overloaded
-from service.serving import PoseEngine, Serving
+from service.serving import LOADING_RETRY_S, PoseEngine, Serving
 from service.settings import Settings
 
 log = logging.getLogger("hrpose")
@@ -36,6 +41,14 @@ ATTEMPTS = 4
 """So many replicas one request may see die before it is given up."""
 
 POLL_S = 0.05
+
+PASSING_S = 1.0
+"""In this time answers of the front pass Ray's proxy, which is killed with what it holds."""
+
+LIVE = "/health/live"
+
+APP = "hrpose"
+"""What Ray Serve calls the application."""
 
 MakeEngine = Callable[[], PoseEngine]
 
@@ -112,16 +125,31 @@ class Front:
     def __init__(self, replicas: Any, settings: Settings) -> None:
         self._replicas = replicas
         self._max_bytes = settings.max_upload_bytes
+        self._draining = False
+        self._at_work = 0
 
     async def __call__(self, request: Request) -> Response:
         """The answer of whichever replica lives."""
+        self._at_work += 1
         try:
+            self._check_open(request.url.path)
             answered = await self._ask(await self._read(request))
         except HrposeError as error:
             return problems.respond_to(error)
+        finally:
+            self._at_work -= 1
         response = Response(answered.body, answered.status)
         response.raw_headers = answered.headers
         return response
+
+    async def drain(self) -> int:
+        """New requests are refused from now on; so many are not answered yet."""
+        self._draining = True
+        return self._at_work
+
+    def _check_open(self, path: str) -> None:
+        if self._draining and path != LIVE:
+            raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
 
     async def _read(self, request: Request) -> Sent:
         body = await read_raw(request, self._max_bytes, _Uncounted())
@@ -185,7 +213,33 @@ def _started(settings: Settings) -> Iterator[None]:
         serve.shutdown()
 
 
-def run(settings: Settings) -> None:
+class _Stopped(BaseException):
+    """A signal said so. No Exception: nobody on the way is to take it for a fault."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def run(settings: Settings, make_engine: MakeEngine | None = None) -> None:
     """Serves until told to stop: what `hrpose serve --engine ray` calls."""
-    with _started(settings):
-        serve.run(build(settings), name="hrpose", route_prefix="/", blocking=True)
+    with contextlib.suppress(_Stopped), _started(settings):
+        for number in (signal.SIGTERM, signal.SIGINT):  # Ray's own end the process at once
+            signal.signal(number, _stop)
+        try:  # requests are answered a while before `serve.run` returns
+            serve.run(build(settings, make_engine), name=APP, route_prefix="/")
+            threading.Event().wait()
+        except _Stopped:
+            _drain(settings.drain_s)  # told to stop once more, it waits no longer
+
+
+def _drain(drain_s: float) -> None:
+    """Has the front refuse new requests, and waits until it has answered the others."""
+    end = time.monotonic() + drain_s
+    try:
+        front = serve.get_app_handle(APP)
+        while front.drain.remote().result(timeout_s=max(0.0, end - time.monotonic())):
+            time.sleep(POLL_S)
+    except (RayError, RayServeException, TimeoutError) as error:  # no front, or no time left
+        log.warning("some requests may not be finished: %s", error)
+    time.sleep(PASSING_S)

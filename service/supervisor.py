@@ -8,19 +8,23 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 
 from service import logs
 from service.inference.loading import cores
 from service.settings import Settings
+from service.siblings import Seat
 
 log = logging.getLogger("hrpose")
 
@@ -32,13 +36,14 @@ PAUSE_S = 1.0
 GRACE_S = 10.0
 """Beyond the drain, processes have this long to end before they are killed."""
 
-Serve = Callable[[Settings, socket.socket], None]
+Serve = Callable[[Settings, socket.socket, Seat | None], None]
 
 
 class Supervisor:
     """Runs `settings.workers` processes until told to stop.
 
-    serve: what each runs, with the listening socket; a function that can be pickled.
+    serve: what each runs, with the listening socket and its seat among the others; a function that
+    can be pickled.
     """
 
     def __init__(self, settings: Settings, serve: Serve) -> None:
@@ -51,26 +56,30 @@ class Supervisor:
         self._spawning = multiprocessing.get_context("spawn")
         self._processes: list[BaseProcess] = []
         self._stopping = threading.Event()
+        self._folder: Path | None = None
 
     def run(self) -> int:
         """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
         logs.install(self._settings.log_level, self._settings.log_format)
-        with socket.create_server(
-            (self._settings.host, self._settings.port),
-            family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
-            backlog=BACKLOG,
-        ) as listening:
-            log.info("%d processes serve %s", self._settings.workers, listening.getsockname())
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._told_to_stop)
-            self._processes = [self._start(listening) for _ in range(self._settings.workers)]
-            status = self._look_after(listening)
-        self._end()
+        with _meeting_folder() as self._folder:
+            with socket.create_server(
+                (self._settings.host, self._settings.port),
+                family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
+                backlog=BACKLOG,
+            ) as listening:
+                log.info("%d processes serve %s", self._settings.workers, listening.getsockname())
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, self._told_to_stop)
+                workers = range(self._settings.workers)
+                self._processes = [self._start(listening, worker) for worker in workers]
+                status = self._look_after(listening)
+            self._end()
         return status
 
-    def _start(self, listening: socket.socket) -> BaseProcess:
+    def _start(self, listening: socket.socket, worker: int) -> BaseProcess:
+        seat = Seat(self._folder, worker, self._settings.workers) if self._folder else None
         process = self._spawning.Process(
-            target=_work, args=(self._serve, self._settings, listening), daemon=False
+            target=_work, args=(self._serve, self._settings, listening, seat), daemon=False
         )
         process.start()
         return process
@@ -89,7 +98,7 @@ class Supervisor:
                 )
                 if self._stopping.wait(PAUSE_S):
                     return 0
-                self._processes[at] = self._start(listening)
+                self._processes[at] = self._start(listening, at)
         return 0
 
     def _told_to_stop(self, number: int, _: FrameType | None) -> None:
@@ -115,7 +124,20 @@ class Supervisor:
                 process.join()
 
 
-def _work(serve: Serve, settings: Settings, listening: socket.socket) -> None:
+@contextlib.contextmanager
+def _meeting_folder() -> Iterator[Path | None]:
+    """Where processes find each other, for nobody else; None where there is no room for it."""
+    with contextlib.ExitStack() as stack:
+        folder: Path | None = None
+        try:
+            made = tempfile.TemporaryDirectory(prefix="hrpose-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+        except OSError as error:
+            log.warning("each process will answer /metrics for itself only: %s", error)
+        yield folder
+
+
+def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat | None) -> None:
     """What a process does: serves, and ends with its supervisor."""
     os.setpgrp()  # Ctrl-C is for the supervisor, which tells the others
     parent = multiprocessing.parent_process()
@@ -127,7 +149,10 @@ def _work(serve: Serve, settings: Settings, listening: socket.socket) -> None:
 
     threading.Thread(target=follow, name="supervisor", daemon=True).start()
     try:
-        serve(settings, listening)
+        serve(settings, listening, seat)
     except Exception as error:  # the top of a process: said once, by its supervisor's status
         log.error("%s", error)
         sys.exit(1)
+    finally:
+        if seat and not parent.is_alive():  # else its supervisor does it
+            shutil.rmtree(seat.folder, ignore_errors=True)

@@ -29,5 +29,5 @@ async def ready(serving: ServingState) -> Health:
     responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403, 429)},
 )
 def metrics(request: Request) -> Response:
-    """Counters in Prometheus's text format."""
-    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    """Counters in Prometheus's text format, of all processes of the server."""
+    return Response(request.app.state.metrics_text(), media_type=CONTENT_TYPE_LATEST)

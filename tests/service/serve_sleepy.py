@@ -17,6 +17,7 @@ from service.inference.job import Job
 from service.inference.runtime import Batch, Maps
 from service.server import serve
 from service.settings import Settings
+from service.siblings import Seat
 from service.supervisor import Supervisor
 from tests.service.fakes import FakeEngine
 
@@ -62,9 +63,11 @@ class SleepyEngine(FakeEngine):
         return {"sleepy": self.batcher.counters()}
 
 
-def serve_sleepy(settings: Settings, listening: socket.socket | None = None) -> None:
+def serve_sleepy(
+    settings: Settings, listening: socket.socket | None = None, seat: Seat | None = None
+) -> None:
     """Serves in this process."""
-    serve(create_app(settings, SleepyEngine(settings)), listening)
+    serve(create_app(settings, SleepyEngine(settings), seat), listening)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import pytest
 
 from tests.conftest import ROOT
 from tests.processes import free_port
@@ -312,10 +313,44 @@ def workers_of(server: Server) -> list[int]:
     return found
 
 
-def test_processes_end_with_their_supervisor() -> None:
+POSES = 'hrpose_requests_total{route="/pose",status="200"}'
+
+
+def heard(address: Address) -> int:
+    """Processes that /metrics counts now."""
+    text = httpx2.get(f"http://{address[0]}:{address[1]}/metrics").text
+    return text.count("\nprocess_open_fds{worker=")
+
+
+def test_metrics_are_of_all_processes_and_outlive_one_that_is_killed() -> None:
+    with sleepy_server(workers=2) as server:
+        address = server.address
+        wait_until(lambda: heard(address) == 2, 60)
+        answers = asyncio.run(crowd(address, 8, 1.0)).statuses[200]
+        wait_until(lambda: metric(address, POSES) == answers)
+        for _ in range(20):  # connections of their own, so either process is asked
+            assert metric(address, POSES) == answers
+        os.kill(workers_of(server)[0], signal.SIGKILL)
+        wait_until(lambda: heard(address) == 1)
+
+        def is_replaced() -> bool:
+            assert metric(address, POSES) == answers
+            return heard(address) == 2
+
+        wait_until(is_replaced, 60)
+        answers += asyncio.run(crowd(address, 8, 1.0)).statuses[200]
+        wait_until(lambda: metric(address, POSES) == answers)
+
+
+def test_processes_end_with_their_supervisor_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with suppress(AssertionError), sleepy_server(workers=2) as server:
-        wait_until(lambda: len(workers_of(server)) == 2)
+        wait_until(lambda: heard(server.address) == 2, 60)
+        assert len(list(tmp_path.iterdir())) == 1
         orphans = workers_of(server)
         server.process.kill()
         server.process.wait()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans), 15)
+    assert list(tmp_path.iterdir()) == []

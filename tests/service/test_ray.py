@@ -1,19 +1,26 @@
-"""Replicas on Ray Serve: requests survive the death of a replica."""
+"""Replicas on Ray Serve: requests survive the death of a replica, and a stop."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from service.app import create_app
-from service.asgi import Sent, ask
+from service.asgi import Answered, Sent, ask
 from service.settings import Settings
+from tests.conftest import ROOT
 from tests.processes import free_port
 from tests.service.conftest import wait_until
 from tests.service.fakes import FakeEngine
@@ -101,3 +108,91 @@ def test_no_accepted_request_is_lost_when_a_replica_is_killed(address: str, phot
     assert [r for r in results if not isinstance(r, int)] == []
     assert len(results) == 24
     assert victim not in results[-6:]
+
+
+class HeldReplicas:
+    """In the place of replicas: one that answers when it may."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Semaphore(0)
+        self.may_answer = asyncio.Event()
+
+    @property
+    def answer(self) -> "HeldReplicas":
+        """A method as Ray has it."""
+        return self
+
+    async def remote(self, sent: Sent) -> Answered:
+        """Its path is the answer."""
+        self.asked.release()
+        await self.may_answer.wait()
+        return Answered(200, [], sent.path.encode())
+
+
+def request(path: str) -> Request:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    return Request(scope, receive)
+
+
+def test_a_front_that_drains_finishes_what_it_holds_and_refuses_the_rest() -> None:
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    from service.ray_app import Front
+
+    async def drained() -> None:
+        front = Front(replicas := HeldReplicas(), Settings())
+        held = asyncio.ensure_future(front(request("/models")))
+        await replicas.asked.acquire()
+        assert await front.drain() == 1
+        for path in ("/health/ready", "/models"):
+            refused = await front(request(path))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert await front.drain() == 1
+        replicas.may_answer.set()
+        assert (await held).body == b"/models"
+        assert await front.drain() == 0
+        assert (await front(request("/health/live"))).status_code == 200
+
+    asyncio.run(drained())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_on_ray_that_is_told_to_stop_finishes_what_it_accepted(photo: bytes) -> None:
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    client = httpx2.Client(timeout=60)
+
+    def is_ready() -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return client.get(f"{address}/health/ready").status_code == 200
+        return False
+
+    def pose(model: str) -> int:
+        return httpx2.post(f"{address}/pose?model={model}", content=photo, timeout=60).status_code
+
+    def at_work() -> float:
+        text = client.get(f"{address}/metrics").text
+        return float(text.rpartition("hrpose_requests_at_work ")[2].split()[0])
+
+    command = [sys.executable, "-m", "tests.service.serve_ray"]
+    environment = {**os.environ, "HRPOSE_PORT": str(port)}
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment) as process,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        try:
+            wait_until(is_ready, 120)
+            accepted = [threads.submit(pose, "slow") for _ in range(4)]
+            wait_until(lambda: at_work() == len(accepted), 4.0)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_ready(), 2.0)
+            assert client.get(f"{address}/health/live").status_code == 200
+            assert pose("fast") == 503
+            assert not any(one.done() for one in accepted)
+            assert [one.result() for one in accepted] == [200] * 4
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
