@@ -1,20 +1,27 @@
-"""`hrpose data`: look through keypoint data sets before hours are spent on them; convert them."""
+"""`hrpose data`: keypoint data sets looked through before hours are spent; converted; labelled."""
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, out, write_json
-from heads.image import encode_image
+from commands.console import JsonOption, ModelOption, errors, out, write_json
+from heads.files import write_whole
+from heads.image import Image, encode_image
+from heads.person import Person
+from service.inference.answers import Box
+from service.inference.catalogue import DEFAULT
+from service.inference.estimator import load
 
 if TYPE_CHECKING:
     from training.doctor import Report
+    from training.labelling import Labels, Photograph
 
-app = typer.Typer(help="Keypoint data sets: check, convert.", no_args_is_help=True)
+app = typer.Typer(help="Keypoint data sets: check, convert, label.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -60,6 +67,73 @@ def convert(
     out.print(
         f"{out_file}: {images} images, {people} annotations; images in {folder}", highlight=False
     )
+
+
+@app.command("label")
+def label(
+    photos: Annotated[
+        Path, typer.Argument(help="Folder of photographs.", exists=True, file_okay=False)
+    ],
+    out_file: Annotated[Path, typer.Option("--out", help="The COCO keypoint file to write.")],
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="COCO file (JSON) of boxes to label; everybody found if left out."),
+    ] = None,
+    model: ModelOption = DEFAULT,
+    flip_test: Annotated[
+        bool, typer.Option(help="Look at each person twice, once in a mirror.")
+    ] = True,
+    least: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out people with a lower mean score.")
+    ] = 0.3,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Label photographs by a network, to correct or to train on; exit code 1 where nobody was."""
+    from rich.progress import track
+
+    from training import labelling
+
+    if out_file.exists() and not force:
+        raise typer.BadParameter(f"{out_file} is there already; --force replaces it")
+    estimator = load(model)
+    spec = estimator.spec
+    photographs = (
+        labelling.find_photographs(photos) if boxes is None else labelling.read_boxes(boxes, spec)
+    )
+
+    def predict(image: Image, given: Sequence[Box] | None) -> Sequence[Person]:
+        return estimator.predict(image, given, flip_test=flip_test)
+
+    def follow(entries: "Sequence[Photograph]") -> "Iterable[Photograph]":
+        return track(entries, spec.name, console=errors, transient=True)
+
+    labels = labelling.label(photographs, photos, predict, spec, least=least, follow=follow)
+    for reason in labels.unreadable:
+        errors.print(f"left out: {reason}", style="yellow", highlight=False, markup=False)
+    people = len(labels.content["annotations"])
+    if people:
+        _write(out_file, labels)
+    images = len(labels.content["images"])
+    out.print(
+        f"{out_file if people else 'nothing written'}: {images} images, {people} people "
+        f"labelled by {spec.name}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    for what, count in labels.left_out.items():
+        out.print(f"left out, {what}: {count}", highlight=False, markup=False)
+    if not people:
+        raise typer.Exit(1)
+
+
+def _write(path: Path, labels: "Labels") -> None:
+    from training.errors import DataError
+
+    try:
+        write_whole(path, (json.dumps(labels.content) + "\n").encode())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _print_findings(report: "Report", show: int) -> None:

@@ -17,10 +17,11 @@ from torch.onnx import TrainingMode
 from heads import zoo
 from heads.decoder import HeatmapDecoder
 from heads.errors import ExportError
+from heads.files import write_whole
 from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
 from heads.network import Network, build, input_tensor
-from heads.onnx_file import INPUT, OUTPUT, add_spec, write_onnx
+from heads.onnx_file import INPUT, OUTPUT, add_spec
 from heads.spec import NetworkSpec
 from models.errors import HrposeError
 
@@ -48,7 +49,7 @@ def export_onnx(network: Network, path: Path) -> None:
     spec's, or any whose sides are multiples of 32 where a network sees whole images. Raises
     ExportError where ONNX has no words for the network; OSError where the file cannot be written.
     """
-    write_onnx(path, add_spec(_graph(network.eval()), network.spec))
+    write_whole(path, add_spec(_graph(network.eval()), network.spec))
 
 
 def export_decoded(network: Network, path: Path) -> None:
@@ -65,7 +66,7 @@ def export_decoded(network: Network, path: Path) -> None:
             "exported for pose networks with heatmaps"
         )
     served = nn.Sequential(_Served(network), _First(), HeatmapDecoder(spec.heatmap_codec()))
-    write_onnx(path, _write(served.eval(), spec, spec.input_size, ["keypoints"], {0: "n"}))
+    write_whole(path, _write(served.eval(), spec, spec.input_size, ["keypoints"], {0: "n"}))
 
 
 class _First(nn.Module):

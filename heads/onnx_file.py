@@ -9,8 +9,6 @@ the entries needs a protobuf library, and any ONNX tool reads the file.
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -58,21 +56,6 @@ def add_tensors(graph: bytes, tensors: Mapping[str, npt.NDArray[np.float32]]) ->
         inner = _INITIALIZER + _varint(len(tensor)) + tensor
         parts.append(_GRAPH + _varint(len(inner)) + inner)
     return b"".join(parts)
-
-
-def write_onnx(path: Path, file: bytes) -> None:
-    """Writes an ONNX file of ours, whole or not at all. OSError where it cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as written:
-            written.write(file)
-            written.flush()
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_onnx_spec(path: Path) -> NetworkSpec:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.errors import ExportError
-from heads.onnx_file import INPUT, add_spec, read_onnx_spec, write_onnx
+from heads.files import write_whole
+from heads.onnx_file import INPUT, add_spec, read_onnx_spec
 from models.extras import explained, without_telemetry
 
 FEWEST = 16
@@ -45,4 +46,4 @@ def quantize_onnx(file: Path, samples: Sequence[npt.NDArray[np.uint8]], target: 
     del small.metadata_props[:]  # the spec and the hash of the original
     provenance = spec.provenance.model_copy(update={"scores": {}})
     spec = spec.model_copy(update={"name": f"{spec.name}_int8", "provenance": provenance})
-    write_onnx(target, add_spec(small.SerializeToString(), spec))
+    write_whole(target, add_spec(small.SerializeToString(), spec))

@@ -37,6 +37,7 @@ TORCH_FREE = (
     "service.inference.runtime",
     "service.inference.estimator",
     "service.app",
+    "training.labelling",
     "hrpose",
 )
 

@@ -56,6 +56,19 @@ assert "torch" not in sys.modules
     assert len(json.loads(done.stdout)) == 3
 
 
+def test_photographs_are_labelled_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    out = tmp_path / "labels.json"
+    code = f"""
+import hrpose
+sys.argv = ["hrpose", "data", "label", "docs", "--out", {str(out)!r}]
+hrpose.main()
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(out.read_text())["annotations"]) >= 5
+
+
 @pytest.mark.parametrize(
     ("code", "extra"),
     [

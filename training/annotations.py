@@ -100,7 +100,7 @@ def load_annotations(
     sound: what of the file is read; None: everything.
     Raises AnnotationError, which names the file, the entry and what is wrong with it.
     """
-    whole = _read_json(path)
+    whole = read_json(path)
     part = whole if sound is None else sound.part_of(whole)
     content = checked(_COCO_FILE, part, f"{path.name} is no COCO keypoint file")
     category = next((c for c in content.categories if c.keypoints), None)
@@ -137,14 +137,15 @@ def load_detections(
     nobody and are left out too. Raises AnnotationError, which names the file and the entry.
     """
     found: dict[int, list[tuple[Box, float]]] = {}
-    for entry in checked(_DETECTIONS, _read_json(path), f"{path.name} is no COCO detection list"):
+    for entry in checked(_DETECTIONS, read_json(path), f"{path.name} is no COCO detection list"):
         is_other = None not in (category_id, entry.category_id) and entry.category_id != category_id
         if not is_other and min(entry.bbox[2:]) > 0:
             found.setdefault(entry.image_id, []).append((entry.bbox, entry.score))
     return found
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; AnnotationError names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

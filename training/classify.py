@@ -11,13 +11,12 @@ from torch import Tensor
 from torchvision.transforms import v2 as torchvision_v2
 
 from heads.draw import grid, label
-from heads.image import Image, read_image, warp
+from heads.image import SUFFIXES, Image, read_image, warp
 from heads.network import Maps, Network, input_tensor
 from training.errors import DataError
 from training.recipe import ImageViews, Recipe
 from training.task import Measured
 
-KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 32
 
 v2: Any = torchvision_v2  # its names are not all exported, types say
@@ -112,9 +111,9 @@ def read_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
     photos = []
     for index, name in enumerate(classes):
-        found = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in KINDS)
+        found = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES)
         if not found:
-            raise DataError(f"{root.name}/{name} has no photographs ({', '.join(KINDS)})")
+            raise DataError(f"{root.name}/{name} has no photographs ({', '.join(SUFFIXES)})")
         photos += [(path, index) for path in found]
     if len(classes) < 2:
         raise DataError(f"{root.name} needs folders of two or more classes; it has {len(classes)}")

@@ -8,10 +8,10 @@ clipped to their photograph.
 import json
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from training.errors import DataError
 from training.findings import Sound
 
 FloatArray = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 SHOWN_ERRORS = 3
 
@@ -108,6 +109,28 @@ def read_samples(
             samples.append(sample)
     if not samples:
         raise DataError(f"{annotations.name} has nobody to train on")
+    return samples, skeleton
+
+
+def read_together(
+    files: Iterable[tuple[Path, Path]],
+    read: Callable[[Path, Path, Sound | None], tuple[list[T], Skeleton]],
+    skip_bad: bool,
+) -> tuple[list[T], Skeleton]:
+    """What `read` makes of keypoint files, each with its folder of images, one after another.
+
+    Each is looked through first, see `look_through`. Raises DataError for keypoints, flip pairs or
+    sigmas other than the first file's.
+    """
+    (first, folder), *others = files
+    samples, skeleton = read(first, folder, look_through(first, folder, skip_bad))
+    for annotations, images in others:
+        more, its = read(annotations, images, look_through(annotations, images, skip_bad))
+        for what in ("keypoints", "flip_pairs", "sigmas"):
+            if getattr(its, what) != getattr(skeleton, what):
+                named = what.replace("_", " ")
+                raise DataError(f"{annotations.name} has other {named} than {first.name}")
+        samples = samples + more
     return samples, skeleton
 
 

@@ -13,8 +13,6 @@ AP and AR are computed by pycocotools, by OKS, over 10 thresholds from 0.50 to 0
 import contextlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +28,7 @@ from pydantic import (
     TypeAdapter,
 )
 
+from heads.files import write_whole
 from heads.image import read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
@@ -186,14 +185,7 @@ def score(
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Writes a COCO result file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(list(results), file)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(path, json.dumps(list(results)).encode())
 
 
 def _checked_answers(annotations: Annotations, results: Sequence[Result]) -> list[Result]:

@@ -22,12 +22,11 @@ from typing import Any
 import yaml
 
 from heads.errors import ImageError
-from heads.image import read_image
+from heads.image import SUFFIXES, read_image
 from heads.skeleton import COCO_17
 from training.errors import DataError
 
 SPLITS = ("train", "val")
-KINDS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 AREA_SHARE = 0.53
 """A body's share of its box, as in ultralytics' evaluation of poses."""
 
@@ -165,7 +164,7 @@ def _images(
             if not start.resolve().is_relative_to(root.resolve()):
                 raise DataError(f"{path.name}: {split} lies outside the data's folder: {place}")
             if start.is_dir():
-                yield from sorted(f for f in start.rglob("*") if f.suffix.lower() in KINDS)
+                yield from sorted(f for f in start.rglob("*") if f.suffix.lower() in SUFFIXES)
             elif start.suffix == ".txt" and start.is_file():
                 for number, line in enumerate(start.read_text(encoding="utf-8").splitlines(), 1):
                     if line.strip():

@@ -19,7 +19,7 @@ from heads.person import Person
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
 from training.augment import recoloured
-from training.data import look_through, skeleton_of
+from training.data import read_together, skeleton_of
 from training.errors import DataError
 from training.evaluate import predict_all, score
 from training.findings import Sound
@@ -61,8 +61,8 @@ class PeopleTask:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         where = recipe.data
-        train = (data / where.train, data / where.train_images)
-        photos, skeleton = read_photos(*train, look_through(*train, where.skip_bad))
+        files = where.keypoint_files(data)
+        photos, skeleton = read_together(files, read_photos, where.skip_bad)
         self._images = data / where.val_images
         self._truth = read_validation(data / where.val, self._images, skeleton, where.skip_bad)
         self.spec = recipe.spec(skeleton=skeleton)

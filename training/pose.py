@@ -18,7 +18,14 @@ from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
 from training.annotations import Annotations, Box, load_annotations
 from training.augment import Augmentation
-from training.data import PoseDataset, chances_of, check_images, look_through, read_samples
+from training.data import (
+    PoseDataset,
+    chances_of,
+    check_images,
+    look_through,
+    read_samples,
+    read_together,
+)
 from training.errors import DataError
 from training.evaluate import Scores, predict_all, score
 from training.losses import heatmap_loss, heatmap_mse
@@ -36,8 +43,8 @@ class PoseTask:
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         where = recipe.data
-        train = (data / where.train, data / where.train_images)
-        people, skeleton = read_samples(*train, look_through(*train, where.skip_bad))
+        files = where.keypoint_files(data)
+        people, skeleton = read_together(files, read_samples, where.skip_bad)
         check_images(people)
         self._images = data / where.val_images
         self._truth = read_validation(data / where.val, self._images, skeleton, where.skip_bad)

@@ -82,6 +82,13 @@ class Network(_Part):
         return head
 
 
+class Labels(_Part):
+    """A keypoint file, and the folder of its photographs."""
+
+    train: str
+    train_images: str
+
+
 class Data(_Part):
     """What is learned from, relative to the data folder.
 
@@ -89,6 +96,7 @@ class Data(_Part):
     train, val: COCO keypoint files (pose); folders with a folder of photographs for each class
         (classify); folders of masks, PNGs with the class of each pixel (segment).
     train_images, val_images: the photographs of keypoint files and masks.
+    more: keypoint files beside `train` that are learned from too, of the same keypoints.
     classes: of masks, by number.
     weights: how often samples of a source are drawn, relatively.
     skip_bad: leave out annotations and photographs in which `hrpose data check` finds errors, as
@@ -100,10 +108,17 @@ class Data(_Part):
     train_images: str = ""
     val: str
     val_images: str = ""
+    more: tuple[Labels, ...] = ()
     classes: tuple[str, ...] = ()
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     skip_bad: bool = False
     description: str = ""
+
+    def keypoint_files(self, data: Path) -> list[tuple[Path, Path]]:
+        """The keypoint files to learn from in the data folder, each with its photographs' one."""
+        labels = [(self.train, self.train_images)]
+        labels += [(more.train, more.train_images) for more in self.more]
+        return [(data / train, data / images) for train, images in labels]
 
 
 class Views(_Part):
@@ -242,6 +257,8 @@ class Recipe(_Part):
             raise ValueError("masks need data.classes: the names of their numbers, in order")
         if self.task != "classify" and not (self.data.train_images and self.data.val_images):
             raise ValueError("data.train_images and data.val_images say where photographs are")
+        if self.data.more and self.task not in ("pose", "people"):
+            raise ValueError(f"data.more are keypoint files; {self.task} has none")
         if self.data.weights and not self.optimisation.samples_per_epoch:
             raise ValueError("data.weights need optimisation.samples_per_epoch: how many are drawn")
         return self

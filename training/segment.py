@@ -13,7 +13,7 @@ from torch import Tensor
 from heads.classes import class_map, palette
 from heads.draw import draw_classes, grid
 from heads.geometry import Crop
-from heads.image import Image, read_image, read_mask, warp
+from heads.image import SUFFIXES, Image, read_image, read_mask, warp
 from heads.network import Maps, Network, input_tensor
 from training.augment import recoloured
 from training.errors import DataError
@@ -23,7 +23,6 @@ from training.task import Measured
 
 Mask = npt.NDArray[np.uint8]
 
-KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PICTURES = 6
 ZOOM = 2.0
 """A view shows the photograph at between 1 / ZOOM and ZOOM times its size (official HRNet code)."""
@@ -115,7 +114,7 @@ def read_pairs(masks: Path, photos: Path) -> list[tuple[Path, Path]]:
     """(photograph, mask) for every mask NAME.png; DataError where one has no photograph."""
     if not masks.is_dir() or not photos.is_dir():
         raise DataError(f"there is no folder {masks.name} of masks, or no folder {photos.name}")
-    by_name = {p.stem: p for p in sorted(photos.iterdir()) if p.suffix.lower() in KINDS}
+    by_name = {p.stem: p for p in sorted(photos.iterdir()) if p.suffix.lower() in SUFFIXES}
     found = sorted(masks.glob("*.png"))
     if missing := [mask.name for mask in found if mask.stem not in by_name]:
         raise DataError(f"{len(missing)} masks have no photograph: {', '.join(missing[:5])}")

@@ -21,8 +21,9 @@ from filelock import FileLock
 
 from heads import zoo
 from heads.errors import CheckpointError, ExportError
+from heads.files import write_whole
 from heads.graphs import assemble
-from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec, write_onnx
+from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec
 
 log = logging.getLogger("hrpose")
 
@@ -131,7 +132,7 @@ def _write(target: Path, source: str | Path, network: str | None) -> None:
             if not with_torch:
                 raise
     if file is not None:
-        write_onnx(target, file)
+        write_whole(target, file)
         return
     if not with_torch:
         raise ExportError(

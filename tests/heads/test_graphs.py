@@ -10,9 +10,10 @@ from heads import zoo
 from heads.checkpoint import load_arrays, save_arrays
 from heads.errors import CheckpointError
 from heads.export import export_graph
+from heads.files import write_whole
 from heads.graphs import ENDING, FOLDER, assemble
 from heads.load import load
-from heads.onnx_file import read_onnx_spec, write_onnx
+from heads.onnx_file import read_onnx_spec
 from service.inference.runtime import OnnxRuntime, TorchRuntime
 
 EMBEDDED = [entry.name for entry in zoo.entries() if entry.embedded]
@@ -23,7 +24,7 @@ def test_an_assembled_file_answers_as_torch(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     file = assemble(zoo.locate(name))
     assert file is not None, "its graph is not of this structure; run: make graphs"
-    write_onnx(tmp_path / "network.onnx", file)
+    write_whole(tmp_path / "network.onnx", file)
     network = load(name)
     assert read_onnx_spec(tmp_path / "network.onnx") == network.spec
     height, width = network.spec.input_size
@@ -54,7 +55,7 @@ def test_a_network_trained_anew_needs_no_new_graph(tmp_path: Path) -> None:
     save_arrays(tmp_path / "mine.safetensors", trained, changed)
     file = assemble(tmp_path / "mine.safetensors")
     assert file is not None
-    write_onnx(tmp_path / "mine.onnx", file)
+    write_whole(tmp_path / "mine.onnx", file)
     assert read_onnx_spec(tmp_path / "mine.onnx").name == "mine"
 
 

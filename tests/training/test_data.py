@@ -24,6 +24,7 @@ from training.data import (
     check_images,
     look_through,
     read_samples,
+    read_together,
 )
 from training.errors import DataError
 from training.synthetic import write_dataset
@@ -132,6 +133,46 @@ def test_what_is_left_can_be_read(people: Path, change: Change, left: list[int])
     samples, _ = read_samples(people, people.parent, sound)
     assert [s.path.name for s in samples] == [f"{i}.png" for i in left]
     assert [a["id"] for a in load_annotations(people, sound=sound).annotations] == left
+
+
+def test_files_are_read_together_each_from_its_folder(people: Path, tmp_path: Path) -> None:
+    more = write_dataset(tmp_path / "more", 2)
+    files = [(path, path.parent) for path in (people, more)]
+    samples, skeleton = read_together(files, read_samples, skip_bad=False)
+    assert skeleton == COCO_17
+    check_images(samples)
+    assert [s.path for s in samples[4:]] == [people.parent / "5.png"] + [
+        more.parent / f"{i}.png" for i in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("keypoints", [f"k{i}" for i in range(17)], "other keypoints than people.json"),
+        ("flip_pairs", [], "other flip pairs than people.json"),
+        ("sigmas", [0.1] * 17, "other sigmas than people.json"),
+    ],
+)
+def test_files_of_other_skeletons_are_not_read_together(
+    people: Path, tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    more = changed(
+        write_dataset(tmp_path / "more", 2), lambda c: c["categories"][0].update({field: value})
+    )
+    more = more.rename(more.with_name("more.json"))
+    files = [(path, path.parent) for path in (people, more)]
+    with pytest.raises(DataError, match=f"more.json has {message}"):
+        read_together(files, read_samples, skip_bad=False)
+
+
+def test_errors_of_any_file_refuse_all(people: Path, tmp_path: Path) -> None:
+    more = changed(write_dataset(tmp_path / "more", 2), entry(bbox=[0, 0, 0, 0]))
+    files = [(path, path.parent) for path in (people, more)]
+    with pytest.raises(DataError, match=r"has 1 error: 1\.png, annotation 1: the box is 0"):
+        read_together(files, read_samples, skip_bad=False)
+    samples, _ = read_together(files, read_samples, skip_bad=True)
+    assert len(samples) == 6
 
 
 def test_a_whole_data_set_is_read_whole_and_photographs_stay_closed(people: Path) -> None:

@@ -224,6 +224,13 @@ def test_bad_entries_are_left_out_where_the_recipe_says_so(data: Path, tmp_path:
     assert boxes == [1, 2]
 
 
+def test_a_recipe_may_name_more_files_than_one(data: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path, 2)
+    more = f"{{ train = '{tmp_path / 'pairs.json'}', train_images = '{tmp_path}' }}"
+    task = PeopleTask(read_recipe(data / "pairs.toml", [f"data.more=[{more}]"]), data)
+    assert len(task.samples) == 5
+
+
 def test_what_is_no_data_set_is_refused(data: Path, tmp_path: Path) -> None:
     content = json.loads((data / "pairs.json").read_text())
     content["annotations"][0]["keypoints"] = [1, 2]

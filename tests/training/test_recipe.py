@@ -101,6 +101,22 @@ def test_a_change_keeps_its_type() -> None:
     assert recipe.spec(skeleton=COCO_17).codec.sigma == 1.5
 
 
+def test_more_keypoint_files_lie_in_the_data_folder_or_where_they_say() -> None:
+    more = "[{ train = 'a.json', train_images = 'a' }, { train = '/b.json', train_images = 'b' }]"
+    data = read_recipe(SMALL, [f"data.more={more}"]).data
+    assert data.keypoint_files(Path("/data")) == [
+        (Path("/data/train/train.json"), Path("/data/train/images")),
+        (Path("/data/a.json"), Path("/data/a")),
+        (Path("/b.json"), Path("/data/b")),
+    ]
+
+
+def test_more_keypoint_files_are_refused_where_there_are_none() -> None:
+    more = "data.more=[{ train = 'a.json', train_images = 'a' }]"
+    with pytest.raises(RecipeError, match=r"data\.more are keypoint files; classify has none"):
+        read_recipe(ROOT / "recipes" / "resnet50_imagenet.toml", [more])
+
+
 def test_of_two_changes_the_later_one_counts() -> None:
     changes = ["optimisation.seed=1", "optimisation.seed=2"]
     assert read_recipe(SMALL, changes).optimisation.seed == 2
@@ -119,6 +135,7 @@ def test_of_two_changes_the_later_one_counts() -> None:
         ("network.head={ kind = 'nothing' }", "network.head"),
         ("data.weights.coco=-1", "data.weights.coco"),
         ("data.weights.coco=0", "data.weights.coco"),
+        ("data.more=[{ train = 'a.json' }]", "data.more.0.train_images"),
         ("views.rotation_deg=200", "views.rotation_deg"),
         ("colour=0.2", "colour"),
         ("name=../elsewhere", "name"),

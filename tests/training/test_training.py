@@ -17,6 +17,7 @@ from training.data import EpochSampler, read_samples
 from training.errors import DataError, RecipeError, TrainingDiverged
 from training.loop import train
 from training.losses import heatmap_mae, heatmap_mse
+from training.pose import PoseTask
 from training.recipe import Recipe, read_recipe
 from training.synthetic import write_dataset
 
@@ -78,6 +79,23 @@ def test_a_small_network_learns_five_people_by_heart(folder: Path) -> None:
     sample = read_samples(folder / "data" / "people.json", folder / "data")[0][0]
     (person,) = estimator.predict(read_image(sample.path), [sample.box_xywh])
     assert np.linalg.norm(person.keypoints[:, :2] - sample.keypoints, axis=1).mean() < 3
+
+
+def test_a_recipe_may_name_more_files_than_one_and_weigh_their_source(folder: Path) -> None:
+    more = write_dataset(folder / "more", 2)
+    content = json.loads(more.read_text())
+    for annotation in content["annotations"]:
+        annotation["source"] = "network"
+    more.write_text(json.dumps(content))
+    recipe = recipe_of(
+        folder,
+        "data.more=[{ train = '../more/people.json', train_images = '../more' }]",
+        "data.weights={ network = 0.5 }",
+        "optimisation.samples_per_epoch=7",
+    )
+    task = PoseTask(recipe, folder / "data")
+    assert len(task.samples) == 7
+    assert task.chances.tolist() == [1.0] * 5 + [0.5] * 2
 
 
 @pytest.mark.parametrize("interruption", ["between epochs", "within an epoch"])
