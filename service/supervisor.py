@@ -33,6 +33,8 @@ BACKLOG = 2048
 PAUSE_S = 1.0
 """Between the death of a process and its successor, so that a fault at start is no busy loop."""
 
+TICK_S = 0.05
+
 GRACE_S = 10.0
 """Beyond the drain, processes have this long to end before they are killed."""
 
@@ -55,7 +57,7 @@ class Supervisor:
         self._told: set[int | None] = set()
         self._spawning = multiprocessing.get_context("spawn")
         self._processes: list[BaseProcess] = []
-        self._stopping = threading.Event()
+        self._stopping = False
         self._folder: Path | None = None
 
     def run(self) -> int:
@@ -86,24 +88,34 @@ class Supervisor:
 
     def _look_after(self, listening: socket.socket) -> int:
         """Replaces what was killed; returns when all is to end."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             wait([process.sentinel for process in self._processes], timeout=0.5)
             for at, process in enumerate(self._processes):
-                if process.exitcode is None or self._stopping.is_set():
+                if process.exitcode is None or self._stopping:
                     continue
                 if process.exitcode > 0:  # a fault of its own: a successor would do the same
                     return process.exitcode
                 log.error(
                     "process %s ended (%d); another takes its place", process.pid, process.exitcode
                 )
-                if self._stopping.wait(PAUSE_S):
+                if self._pause():
                     return 0
                 self._processes[at] = self._start(listening, at)
         return 0
 
+    def _pause(self) -> bool:
+        """Waits before a successor starts; True where all is to end, at once then.
+
+        Without an Event: its lock could be held by what the signal interrupts.
+        """
+        end = time.monotonic() + PAUSE_S
+        while not self._stopping and time.monotonic() < end:
+            time.sleep(TICK_S)
+        return self._stopping
+
     def _told_to_stop(self, number: int, _: FrameType | None) -> None:
         """The first signal asks the processes to finish, and the second one not to."""
-        self._stopping.set()
+        self._stopping = True
         self._tell(number, self._processes)
 
     def _tell(self, number: int, processes: Sequence[BaseProcess]) -> None:

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from service import logs
 from service.settings import Settings
-from service.supervisor import Supervisor
+from service.supervisor import PAUSE_S, Supervisor
 
 NOBODY = 2**30
 """No process of this machine has this number, or one above it."""
@@ -74,17 +73,22 @@ class Fakes:
         return [process.told for process in self.all]
 
 
-class Pause(threading.Event):
-    """The second before a successor: a signal comes in it, where one is to come."""
+class Pause:
+    """The second before a successor: takes no time, and signals come in it where any are to."""
 
     signals: tuple[int, ...] = ()
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Does not take its time."""
-        assert timeout is not None
+    def sleep(self, _: float) -> None:
+        """Once, for the whole second."""
         for number in self.signals:
             signal.raise_signal(number)
-        return self.is_set()
+
+    def monotonic(self) -> float:
+        """Half of it is over each time that this is asked."""
+        self._now += PAUSE_S / 2
+        return self._now
+
+    _now = 0.0
 
 
 @pytest.fixture
@@ -111,7 +115,7 @@ def supervisor(fakes: Fakes, pause: Pause, monkeypatch: pytest.MonkeyPatch) -> S
     """Of two processes; the first is killed while the second starts."""
     supervisor = Supervisor(Settings(port=0, workers=2), lambda *_: None)
     monkeypatch.setattr(supervisor, "_spawning", fakes)
-    monkeypatch.setattr(supervisor, "_stopping", pause)
+    monkeypatch.setattr("service.supervisor.time", pause)
     fakes.at_start[1] = lambda: fakes.all[0].end(-signal.SIGKILL)
     return supervisor
 
