@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="CPU threads, each with an image of its own (torch: all with the same batch); "
-        "0 is one a core.",
+        "0 is one a core that it may use, container's quota included.",
     )
     workers: int = Field(
         default=1,

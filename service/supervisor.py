@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from service import logs
-from service.inference.loading import cores
+from service.inference.cores import cores
 from service.settings import Settings
 from service.siblings import Seat
 

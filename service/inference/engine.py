@@ -27,6 +27,7 @@ from service.inference.catalogue import (
     ModelInfo,
     first_at_hand,
 )
+from service.inference.cores import cores
 from service.inference.job import Job
 from service.inference.loading import (
     DEFAULT_PRECISION,
@@ -34,7 +35,6 @@ from service.inference.loading import (
     Loader,
     RuntimeChoice,
     choose,
-    cores,
 )
 from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing

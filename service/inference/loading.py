@@ -15,6 +15,7 @@ from heads.onnx_file import read_onnx_spec
 from heads.spec import NetworkSpec
 from service.errors import InvalidParameter, RuntimeMissing
 from service.inference.catalogue import is_here
+from service.inference.cores import cores
 from service.inference.exports import Exports
 from service.inference.runtime import (
     OnnxRuntime,
@@ -202,11 +203,3 @@ def _compiled_folder() -> Path | None:
 def _missing(runtime: RuntimeName) -> list[str]:
     """Packages that a runtime needs and that are not installed; none is imported for it."""
     return [name for name in PACKAGES[runtime] if importlib.util.find_spec(name) is None]
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # other systems than Linux
-        return os.cpu_count() or 1
