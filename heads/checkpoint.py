@@ -5,8 +5,6 @@ later version can read an earlier file.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from heads.errors import CheckpointError
+from heads.files import write_whole
 from heads.packing import unpack_all
 from heads.spec import NetworkSpec
 
@@ -91,24 +90,15 @@ def save_checkpoint(
 
 def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes a checkpoint of arrays as they are, packed ones included; whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     metadata = {_KEY: json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    # The format has rows before columns; other orders in memory would be written as they lie.
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
-        # The format has rows before columns; other orders in memory would be written as they lie.
-        ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        save_file(ordered, temporary, metadata=metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_whole(path, save(ordered, metadata=metadata))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be written: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _array(tensor: "torch.Tensor", half: bool) -> npt.NDArray[np.generic]:

@@ -213,7 +213,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def may_be_turned(data: bytes) -> bool:
-    """True for a JPEG with EXIF, which may say that it is to be shown turned."""
+    """True for a JPEG with a part where EXIF may stand, and say that it is to be shown turned."""
     for code, _ in _jpeg_segments(data):
         if code in (_APP1, _SOS):
             return code == _APP1

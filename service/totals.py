@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -30,7 +30,9 @@ def total(texts: Mapping[int, str], past: Iterable[str] = ()) -> str:
             is_counted = family.type in COUNTED or family.name.endswith("_created")
             if is_counted and not family.name.startswith(OWN):
                 families.add(family, {})
-    return generate_latest(families).decode()  # type: ignore[arg-type, unused-ignore]
+    registry = CollectorRegistry()
+    registry.register(families)
+    return generate_latest(registry).decode()
 
 
 class _Families(Collector):

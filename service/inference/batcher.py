@@ -211,7 +211,7 @@ class Batcher:
                     max(1.0, len(self._queue) * self._seconds_a_crop / len(self._workers)),
                 )
             self._queue.extend(items)
-            # A worker each; with all of them awake one would wait for company instead of the rest.
+            # A worker a crop; all of them where the one that is told may be waiting for company.
             self._changed.notify(len(self._workers) if self._max_wait_s else len(items))
 
     def _work(self) -> None:
