@@ -35,9 +35,9 @@ def create_app(
     seat: its place among several processes, whose /metrics it answers; None is alone.
     """
     settings = settings or Settings()
-    serving = Serving(settings, engine or create_engine(settings))
+    serving = Serving(settings, engine or create_engine(settings), seat.entry if seat else None)
     metrics = Metrics(serving)
-    siblings = Siblings(seat, metrics.text) if seat else None
+    siblings = Siblings(seat, seat.folder, metrics.text) if seat and seat.folder else None
     tracer = create_tracer(settings.otel_endpoint, _version())
 
     @asynccontextmanager
@@ -101,7 +101,7 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _serve_on(settings: Settings, listening: socket.socket, seat: Seat | None) -> None:
+def _serve_on(settings: Settings, listening: socket.socket, seat: Seat) -> None:
     serve(create_app(settings, seat=seat), listening)
 
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from service.body import Body, read_body, read_raw
 from service.dispatch import Dispatcher, Place
+from service.entry import Entry
 from service.errors import Overloaded, RateExceeded
 from service.fetch import Fetcher
 from service.inference.answers import (
@@ -41,6 +42,9 @@ RATE_HEADERS = "hrpose.rate_headers"
 """Where a request keeps what its answer says of the client's rate."""
 
 LOADING_RETRY_S = 5.0
+
+TICK_S = 0.02
+"""So often it is looked whether connections may come."""
 
 LOADING_GRACE_S = 5.0
 """How long the end of the server waits for networks that are still being loaded."""
@@ -139,11 +143,15 @@ class Visit:
 
 
 class Serving:
-    """State of one application; made by create_app, started by its lifespan."""
+    """State of one application; made by create_app, started by its lifespan.
 
-    def __init__(self, settings: Settings, engine: PoseEngine) -> None:
+    entry: when it may take connections, as one of several processes; None is at once.
+    """
+
+    def __init__(self, settings: Settings, engine: PoseEngine, entry: Entry | None = None) -> None:
         self.settings = settings
         self.engine = engine
+        self._entry = entry
         self.keys = KeyRing(_keys_of(settings))
         self.rates = RateLimiter(settings.rate_limit)
         hosts = words_of(settings.image_urls)
@@ -158,15 +166,25 @@ class Serving:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Loads in the background, so that liveness is answered meanwhile; closes at the end."""
+        """Loads in the background, so that liveness is answered meanwhile; closes at the end.
+
+        Begins when connections may come: uvicorn takes none before.
+        """
         # A daemon, so that a download that is under way does not keep a process from ending.
         loading = threading.Thread(target=self._load, name="loading", daemon=True)
         loading.start()
         try:
+            while not self._may_begin():
+                await asyncio.sleep(TICK_S)
             yield
         finally:
             self.drain()
             await asyncio.to_thread(self._close, loading)
+
+    def _may_begin(self) -> bool:
+        """Also where nothing will be served: the server is to see it and end."""
+        over = self.draining or self.failure is not None
+        return over or self._entry is None or self._entry.admits(ready=self._started)
 
     def _load(self) -> None:
         try:
@@ -179,6 +197,8 @@ class Serving:
         gc.collect()
         gc.freeze()
         self._started = True
+        if self._entry is not None:
+            self._entry.loaded()
         log.info("ready")
 
     def _close(self, loading: threading.Thread) -> None:

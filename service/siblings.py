@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.entry import Entry
 from service.totals import total
 
 log = logging.getLogger("hrpose")
@@ -29,21 +30,28 @@ END = "# EOF\n"
 
 @dataclass(frozen=True)
 class Seat:
-    """Which of how many processes one is, and the folder where they meet."""
+    """Which of how many processes one is.
 
-    folder: Path
+    folder: where they meet; None where there was no room for it.
+    entry: when it may take connections; None is at once.
+    """
+
+    folder: Path | None
     worker: int
     workers: int
+    entry: Entry | None = None
 
 
 class Siblings:
     """The processes as one of them sees them.
 
+    seat: its own.  folder: where they meet.
     own: its own metrics as text; called in threads.
     """
 
-    def __init__(self, seat: Seat, own: Callable[[], bytes]) -> None:
+    def __init__(self, seat: Seat, folder: Path, own: Callable[[], bytes]) -> None:
         self._seat = seat
+        self._folder = folder
         self._own = own
         self._lock = threading.Lock()  # what is left is never older than what was told
         self._before = self._left_by(seat.worker)  # whose place this one took
@@ -105,7 +113,7 @@ class Siblings:
         return ""
 
     def _left(self, worker: int) -> Path:
-        return self._seat.folder / f"{worker}.txt"
+        return self._folder / f"{worker}.txt"
 
     def _socket(self, worker: int) -> str:
-        return str(self._seat.folder / f"{worker}.socket")
+        return str(self._folder / f"{worker}.socket")

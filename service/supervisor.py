@@ -2,6 +2,7 @@
 
 Each is a whole server with networks of its own, and the kernel hands connections to whichever is
 free. One that is killed is replaced; what it was answering is cut off, the others do not notice.
+Its successor takes connections when it is ready.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from service import logs
+from service.entry import Entry
 from service.inference.cores import cores
 from service.settings import Settings
 from service.siblings import Seat
@@ -38,7 +40,7 @@ TICK_S = 0.05
 GRACE_S = 10.0
 """Beyond the drain, processes have this long to end before they are killed."""
 
-Serve = Callable[[Settings, socket.socket, Seat | None], None]
+Serve = Callable[[Settings, socket.socket, Seat], None]
 
 
 class Supervisor:
@@ -59,6 +61,7 @@ class Supervisor:
         self._processes: list[BaseProcess] = []
         self._stopping = False
         self._folder: Path | None = None
+        self._opened, self._opens = multiprocessing.Pipe(duplex=False)
 
     def run(self) -> int:
         """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
@@ -73,18 +76,24 @@ class Supervisor:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, self._told_to_stop)
                 workers = range(self._settings.workers)
-                self._processes = [self._start(listening, worker) for worker in workers]
+                self._processes = [
+                    self._start(listening, worker, at_once=worker == 0) for worker in workers
+                ]
                 status = self._look_after(listening)
             self._end()
         return status
 
-    def _start(self, listening: socket.socket, worker: int) -> BaseProcess:
-        seat = Seat(self._folder, worker, self._settings.workers) if self._folder else None
+    def _start(self, listening: socket.socket, worker: int, at_once: bool = False) -> BaseProcess:
+        entry = self._entry(at_once)
+        seat = Seat(self._folder, worker, self._settings.workers, entry)
         process = self._spawning.Process(
             target=_work, args=(self._serve, self._settings, listening, seat), daemon=False
         )
         process.start()
         return process
+
+    def _entry(self, at_once: bool = False) -> Entry:
+        return Entry(self._opened, self._opens, at_once)
 
     def _look_after(self, listening: socket.socket) -> int:
         """Replaces what was killed; returns when all is to end."""
@@ -100,6 +109,8 @@ class Supervisor:
                 )
                 if self._pause():
                     return 0
+                if at == 0:  # nobody is left who would answer before it is ready
+                    self._entry().open()
                 self._processes[at] = self._start(listening, at)
         return 0
 
@@ -149,7 +160,7 @@ def _meeting_folder() -> Iterator[Path | None]:
         yield folder
 
 
-def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat | None) -> None:
+def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat) -> None:
     """What a process does: serves, and ends with its supervisor."""
     os.setpgrp()  # Ctrl-C is for the supervisor, which tells the others
     parent = multiprocessing.parent_process()
@@ -166,5 +177,5 @@ def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat
         log.error("%s", error)
         sys.exit(1)
     finally:
-        if seat and not parent.is_alive():  # else its supervisor does it
+        if seat.folder and not parent.is_alive():  # else its supervisor does it
             shutil.rmtree(seat.folder, ignore_errors=True)

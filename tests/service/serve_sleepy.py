@@ -38,10 +38,14 @@ class SleepyRuntime:
 
 
 class SleepyEngine(FakeEngine):
-    """Answers with the boxes it was sent, when their crops have been through a real queue."""
+    """Answers with the boxes it was sent, when their crops have been through a real queue.
 
-    def __init__(self, settings: Settings) -> None:
+    start_s: loading takes so long.
+    """
+
+    def __init__(self, settings: Settings, start_s: float = 0.0) -> None:
         super().__init__()
+        self._start_s = start_s
         self.batcher = Batcher(
             "sleepy",
             SleepyRuntime(),
@@ -49,6 +53,11 @@ class SleepyEngine(FakeEngine):
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
         )
+
+    def start(self) -> None:
+        """A little later."""
+        time.sleep(self._start_s)
+        super().start()
 
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """One person a box; the network must have seen this request's own crop."""
@@ -66,8 +75,9 @@ class SleepyEngine(FakeEngine):
 def serve_sleepy(
     settings: Settings, listening: socket.socket | None = None, seat: Seat | None = None
 ) -> None:
-    """Serves in this process."""
-    serve(create_app(settings, SleepyEngine(settings), seat), listening)
+    """Serves in this process; of several the second one is ready a second after the first."""
+    engine = SleepyEngine(settings, start_s=float(seat.worker) if seat else 0.0)
+    serve(create_app(settings, engine, seat), listening)
 
 
 if __name__ == "__main__":

@@ -282,11 +282,15 @@ async def ask_once(address: Address, mark: int, tally: Tally) -> None:
 
 
 def test_a_process_killed_under_load_is_replaced_and_nobody_waits_in_vain() -> None:
-    """What it was answering is cut off at once; asked again, it is answered by the other one."""
+    """What it was answering is cut off at once; asked again, it is answered by the other one.
+
+    Nor is anybody told that networks are being loaded: neither by the second process, which is
+    ready a second after the first, nor by the successor.
+    """
 
     async def killed(server: Server) -> Tally:
         load = asyncio.create_task(crowd(server.address, 8, 5.0, ask_again=True))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.5)
         os.kill(workers_of(server)[0], signal.SIGKILL)
         return await load
 

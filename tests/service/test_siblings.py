@@ -87,7 +87,7 @@ def test_one_that_is_killed_while_it_speaks_is_left_out(tmp_path: Path, answer: 
             connection.close()
             return b"# TYPE hrpose_y_total counter\nhrpose_y_total 2.0\n"
 
-        text = Siblings(Seat(tmp_path, 0, 2), own).text().decode()
+        text = Siblings(Seat(tmp_path, 0, 2), tmp_path, own).text().decode()
     assert "hrpose_y_total 2.0" in text
     assert "hrpose_x" not in text
 
