@@ -12,8 +12,7 @@ from rich.table import Table
 from commands.console import JsonOption, ModelOption, errors, out, write_json
 from heads.files import write_whole
 from heads.image import Image, encode_image
-from heads.person import Person
-from service.inference.answers import Box
+from heads.person import Box, Person
 from service.inference.catalogue import DEFAULT
 from service.inference.estimator import load
 

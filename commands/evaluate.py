@@ -8,10 +8,9 @@ import typer
 from rich.table import Table
 
 from commands.console import JsonOption, errors, out, write_json
-from heads.person import Person
+from heads.person import Box, Person
 from heads.photo import Photo, read_photo
 from heads.spec import NetworkSpec
-from service.inference.answers import Box
 from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, load
 from service.inference.loading import DEFAULT_PRECISION, RuntimeChoice

@@ -8,8 +8,7 @@ import typer
 
 from commands.console import JsonOption, ModelOption, out, write_json
 from heads.image import encode_image, read_image
-from heads.person import Person
-from service.inference.answers import Box
+from heads.person import Box, Person
 from service.inference.catalogue import DEFAULT
 from service.inference.estimator import Estimator, as_box, load
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.geometry import Crop, Size, clip_box
-from heads.person import Person
+from heads.person import Box, Person, ScoredBox
 from models.errors import ShapeError
 
 FloatArray = npt.NDArray[np.float32]
@@ -56,15 +56,32 @@ class PeopleMaps:
     def people(self, view: Crop, image_size: Size) -> list[Person]:
         """Them in image pixels, boxes cut to the image. view: how the image was fed."""
         found = []
-        for i, corners in enumerate(self.boxes_xyxy.reshape(-1, 2, 2).astype(np.float64)):
-            (x0, y0), (x1, y1) = view.to_image(corners)
+        for i, box in enumerate(_in_image(self.boxes_xyxy, view, image_size)):
             points = view.to_image(self.points[i])
             keypoints = np.column_stack([points, self.point_scores[i]]).astype(np.float32)
-            box = clip_box((x0, y0, x1 - x0, y1 - y0), image_size)
             found.append(
                 Person(keypoints, float(self.scores[i]), box, float(self.centre_scores[i]))
             )
         return found
+
+
+@dataclass(frozen=True)
+class _Centres:
+    """Middles of people by falling score, in cells.
+
+    y, x, scores: [P].  low, high: corners of their boxes [2, P] as (y, x), cut to the map.
+    """
+
+    y: npt.NDArray[np.intp]
+    x: npt.NDArray[np.intp]
+    scores: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+    @property
+    def xyxy(self) -> FloatArray:
+        """The boxes [P, 4]."""
+        return np.stack([self.low[1], self.low[0], self.high[1], self.high[0]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -170,14 +187,23 @@ class CenterCodec:
 
     def decode_people(self, maps: Maps) -> list[PeopleMaps]:
         """Everybody in each image of the batch."""
-        if "box_scale" not in maps:
-            raise ShapeError("these center maps have no boxes; people cannot be told apart")
-        count = len(maps["center"])
-        return [self._people({name: m[i] for name, m in maps.items()}) for i in range(count)]
+        return [self._people(of_one) for of_one in _each(maps)]
 
-    def _people(self, maps: Maps) -> PeopleMaps:
-        logits, centre = maps["kpt_heatmap"], _sigmoid(maps["center"][0])
-        k, h, w = logits.shape
+    def decode_boxes(self, maps: Maps, view: Crop, image_size: Size) -> list[ScoredBox]:
+        """Where people are in the image of which `view` was fed, best first, without keypoints.
+
+        maps: of that one view, [1, c, h, w].
+        """
+        (of_one,) = _each(maps)
+        centres = self._centres(of_one)
+        boxes = _in_image(self.to_pixels(centres.xyxy), view, image_size)
+        return [
+            ScoredBox(box, score) for box, score in zip(boxes, centres.scores.tolist(), strict=True)
+        ]
+
+    def _centres(self, maps: Maps) -> _Centres:
+        centre = _sigmoid(maps["center"][0])
+        h, w = centre.shape
         kept = np.where(np.abs(centre - _max_5x5(centre)) < _PEAK_TOLERANCE, centre, 0).reshape(-1)
         # Stable: of equal peaks the first in row order comes first.
         order = np.argsort(-kept, kind="stable")[: self.max_people]
@@ -189,6 +215,15 @@ class CenterCodec:
         limit = np.array([[h], [w]], dtype=np.float32)
         low = (middle - size / 2).clip(0, limit)
         high = (middle + size / 2).clip(0, limit)
+        return _Centres(cy, cx, scores, low, high)
+
+    def _people(self, maps: Maps) -> PeopleMaps:
+        logits, centres = maps["kpt_heatmap"], self._centres(maps)
+        k, h, w = logits.shape
+        cy, cx, scores, low, high = (
+            centres.y, centres.x, centres.scores, centres.low, centres.high,
+        )  # fmt: skip
+        count = len(scores)
 
         guess = _pairs(maps["kpt_regress"][None])[0][:, :, cy, cx].transpose(2, 0, 1)  # [P, K, 2]
         spread = np.float32(_SPREAD * min(h, w))
@@ -202,26 +237,38 @@ class CenterCodec:
 
         rows, columns = along(h, 0, cy), along(w, 1, cx)
         first, last = np.ceil(low).astype(int), np.ceil(high).astype(int)  # cells inside the boxes
-        best = np.zeros((len(order), k), dtype=np.intp)
-        for person in range(len(order)):
+        best = np.zeros((count, k), dtype=np.intp)
+        for person in range(count):
             (top, left), (bottom, right) = first[:, person], last[:, person]
             best[person] = _highest(logits, rows[person], columns[person], top, bottom, left, right)
         # The graph takes the best of ALL people at a keypoint's cell; it tells for overlaps.
         each, y, x = np.arange(k), best // w, best % w
         at_best = _sigmoid(logits[each, y, x]) * rows[:, each, y] * columns[:, each, x]  # [Q, P, K]
-        point_scores = at_best.max(axis=0) if len(order) else np.zeros((0, k), np.float32)
+        point_scores = at_best.max(axis=0) if count else np.zeros((0, k), np.float32)
         counted = point_scores > _COUNTED_SCORE
         mean = np.where(counted, point_scores, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
         inside = _pairs(maps["kpt_offset"][None])[0][each, :, y, x]  # [P, K, 2] (dy, dx)
         cells = np.stack([x + inside[..., 1], y + inside[..., 0]], axis=-1)
-        boxes = np.stack([low[1], low[0], high[1], high[0]], axis=1)
         return PeopleMaps(
             points=self.to_pixels(cells),
             point_scores=point_scores.astype(np.float32),
-            boxes_xyxy=self.to_pixels(boxes),
+            boxes_xyxy=self.to_pixels(centres.xyxy),
             centre_scores=scores.astype(np.float32),
             scores=(scores * mean).astype(np.float32),
         )
+
+
+def _each(maps: Maps) -> list[Maps]:
+    """The maps of each image of a batch; ShapeError where they have no boxes."""
+    if "box_scale" not in maps:
+        raise ShapeError("these center maps have no boxes; people cannot be told apart")
+    return [{name: m[i] for name, m in maps.items()} for i in range(len(maps["center"]))]
+
+
+def _in_image(boxes_xyxy: FloatArray, view: Crop, image_size: Size) -> list[Box]:
+    """Boxes [P, 4] in pixels of a view -> left, top, width and height, cut to the image."""
+    corners = view.to_image(boxes_xyxy.reshape(-1, 2).astype(np.float64)).reshape(-1, 4)
+    return [clip_box((x0, y0, x1 - x0, y1 - y0), image_size) for x0, y0, x1, y1 in corners.tolist()]
 
 
 def _highest(

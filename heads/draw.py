@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.image import Image
-from heads.person import Person
+from heads.person import Box, Person
 from heads.skeleton import Skeleton
-
-Box = tuple[float, float, float, float]
 
 KEYPOINT_THRESHOLD = 0.2
 """Keypoints below this are guesses; drawing them puts limbs where none are."""

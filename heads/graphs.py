@@ -24,7 +24,7 @@ ENDING = ".graph.gz"
 PREFIX = "network."
 """What torch puts before a tensor's name, for the network stands inside a module."""
 
-_NOT_STRUCTURE = {"name", "provenance", "threshold", "skeleton", "codec", "padding"}
+_NOT_STRUCTURE = {"name", "provenance", "threshold", "skeleton", "codec", "padding", "view"}
 
 
 def assemble(checkpoint: Path) -> bytes | None:

@@ -1,12 +1,16 @@
 """What every path through the library answers with: people, each with named keypoints."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 """float32 array; the docstring at hand gives its shape."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, width and height in image pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +25,15 @@ class Person:
 
     keypoints: FloatArray
     score: float
-    box_xywh: tuple[float, float, float, float]
+    box_xywh: Box
     box_score: float | None = None
+
+
+class ScoredBox(NamedTuple):
+    """Where somebody may be, and how sure that is, 0..1."""
+
+    xywh: Box
+    score: float
 
 
 def person_score(keypoints: FloatArray, box_score: float | None) -> float:

@@ -93,11 +93,14 @@ class Photo:
 
     def views(self, crops: Sequence[Crop], *, antialias: bool = True) -> list[Image]:
         """What crops show of it, see `warp`; antialias off looks at all its pixels."""
-        least = min((int(1 / crop.scale + 1e-6) for crop in crops), default=FACTORS[0])
-        pixels, factor = self._at_least(least if antialias else 1)
+        pixels, factor = self._at_least(_least_factor(crops) if antialias else 1)
         if factor > 1:
             crops = [Crop(reduced(crop.matrix, factor), crop.input_size) for crop in crops]
         return [warp(pixels, crop, antialias=antialias) for crop in crops]
+
+    def prepare(self, crops: Sequence[Crop]) -> None:
+        """Decodes what views of these crops need, so that coarser ones before need no decoding."""
+        self._at_least(_least_factor(crops))
 
     def forget(self) -> None:
         """Frees the pixels; who asks for them again waits for them to be decoded again."""
@@ -147,6 +150,11 @@ def read_photo(path: Path) -> Photo:
         raise ImageError(f"{path.name} cannot be read: {error.strerror}") from error
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from error
+
+
+def _least_factor(crops: Sequence[Crop]) -> int:
+    """So many times smaller at most the photograph may be for views of these crops."""
+    return min((int(1 / crop.scale + 1e-6) for crop in crops), default=FACTORS[0])
 
 
 class _Pixels(Photo):

@@ -204,11 +204,37 @@ class CodecSpec(_Frozen):
     blur_kernel: PositiveInt = 11
 
 
+class Glance(_Frozen):
+    """A first, coarser look for boxes, which is enough where nobody looks small in it.
+
+    short_side: that of the image as it is seen then.
+    score: from which on a box counts.
+    height: share of the image's short side below which a box is small.
+    """
+
+    short_side: PositiveInt
+    score: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    height: Annotated[float, Field(gt=0, lt=1)] = 0.35
+
+
 class View(_Frozen):
-    """How a `people` network sees a whole image; see Crop.letterbox."""
+    """How a `people` network sees a whole image; see Crop.letterbox.
+
+    glance: how it looks for boxes first; None looks once.
+    """
 
     short_side: PositiveInt = 320
     max_long: PositiveInt = 800
+    glance: Glance | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.glance is not None and self.glance.short_side >= self.short_side:
+            raise ValueError(
+                f"a glance is coarser than the view of {self.short_side}; "
+                f"got {self.glance.short_side}"
+            )
+        return self
 
 
 class Provenance(_Frozen):
@@ -306,11 +332,14 @@ class NetworkSpec(_Frozen):
             box_xywh, self.input_size, alignment=self.alignment, padding=self.padding
         )
 
-    def whole(self, image_size: Size) -> Crop:
-        """The view of a whole image that a `people` or `segment` network is fed with."""
-        return Crop.letterbox(
-            image_size, self.view.short_side, multiple=INPUT_MULTIPLE, max_long=self.view.max_long
-        )
+    def whole(self, image_size: Size, short_side: int | None = None) -> Crop:
+        """The view of a whole image that a `people` or `segment` network is fed with.
+
+        short_side: another one than that of `view`; the longest side allowed changes with it.
+        """
+        short_side = short_side or self.view.short_side
+        max_long = self.view.max_long * short_side // self.view.short_side
+        return Crop.letterbox(image_size, short_side, multiple=INPUT_MULTIPLE, max_long=max_long)
 
     def middle(self, image_size: Size) -> Crop:
         """The middle of an image, as a `classify` network is fed with it."""

@@ -17,8 +17,9 @@ from pydantic import (
     ValidationError,
 )
 
+from heads.person import Box
 from service.errors import InvalidParameter, TooLarge
-from service.inference.answers import Box, PoseOptions
+from service.inference.answers import PoseOptions
 
 MAX_COORDINATE_PX = 1e6
 """No image has a side of a million pixels; larger numbers only breed overflows."""

@@ -7,11 +7,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from heads.person import Person
+    from heads.person import Box, Person
     from heads.skeleton import Skeleton
     from models.backbone import Facts
     from service.inference.answers import (
-        Box,
         ClassifyAnswer,
         DetectAnswer,
         PoseAnswer,

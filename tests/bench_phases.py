@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from heads.geometry import Crop
 from heads.image import decode_image, warp
 from heads.onnx_file import OUTPUT
 from heads.photo import Photo
 from service.accept import JSON
 from service.inference.answers import PoseOptions
+from service.inference.catalogue import resolve_default
 from service.inference.engine import DEFAULT_DETECTOR, Engine
 from service.inference.job import Job
+from service.inference.pipeline import Pipeline
 from service.written import write_pose
 
 CALLS = 40
@@ -40,6 +43,7 @@ def phases(network: str, photo: Path, whole_ms: float) -> Table:
         closing(engine),
         engine.pipeline(network) as pose,
         engine.pipeline(DEFAULT_DETECTOR) as people,
+        engine.pipeline(resolve_default()) as default,
     ):
         spec = pose.spec
         image = decode_image(data)
@@ -48,7 +52,14 @@ def phases(network: str, photo: Path, whole_ms: float) -> Table:
         maps = pose.network.batcher.run([crop], Job())[0].maps
         codec = spec.heatmap_codec()
         answer = engine.pose(data, network, PoseOptions(), Job())
-        view = people.spec.whole((image.shape[0], image.shape[1]))
+        size, glance = (image.shape[0], image.shape[1]), people.spec.view.glance
+        assert glance is not None
+        coarse, fine = people.spec.whole(size, glance.short_side), people.spec.whole(size)
+
+        def pass_of(pipeline: Pipeline, view: Crop) -> Callable[[], object]:
+            """A view is cut from pixels and goes through the network."""
+            return lambda: pipeline.network.batcher.run(Photo.of(image).views([view]), Job())
+
         parts = {
             "decode and crop": cpu_ms(lambda: Photo(data).views([spec.crop(box)])),
             "network": cpu_ms(lambda: pose.network.batcher.run([crop], Job())),
@@ -57,8 +68,10 @@ def phases(network: str, photo: Path, whole_ms: float) -> Table:
         }
         beside = {
             "all pixels and crop": cpu_ms(lambda: warp(decode_image(data), spec.crop(box))),
-            "detect: decode and view": cpu_ms(lambda: Photo(data).views([view])),
-            "detect: all": cpu_ms(lambda: people.people(image, PoseOptions(), Job())),
+            "detect: decode and view": cpu_ms(lambda: Photo(data).views([fine])),
+            "detect: glance": cpu_ms(pass_of(people, coarse)),
+            "detect: closer look": cpu_ms(pass_of(people, fine)),
+            f"one person by {default.spec.name}": cpu_ms(pass_of(default, default.spec.crop(box))),
         }
     parts["HTTP and the rest"] = whole_ms - sum(parts.values())
     table = Table("phase", "CPU ms", "of the network", box=None)

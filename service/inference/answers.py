@@ -6,15 +6,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from heads.person import Person
+from heads.person import Box, Person
 from heads.photo import Photo
 from heads.skeleton import Skeleton
 
 Image = npt.NDArray[np.uint8]
 """RGB uint8 [H, W, 3], upright."""
 
-Box = tuple[float, float, float, float]
-"""Left, top, width, height in upright image pixels."""
 
 ModelState = Literal["loaded", "available", "weights-missing"]
 

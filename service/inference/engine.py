@@ -175,13 +175,13 @@ class Engine:
             if not isinstance(network, PeopleNetwork):
                 raise _unfit(network.spec, "find boxes", "people")
             photo = self._photo(data, job)
-            people, timing = network.find(photo, job)
+            boxes, timing = network.boxes(photo, job)
         least = network.spec.threshold if threshold is None else threshold
-        people = [p for p in people if (p.box_score or 0.0) >= least][:max_people]
+        boxes = [box for box in boxes if box.score >= least][:max_people]
         return DetectAnswer(
             model=network.spec.name,
-            boxes_xywh=tuple(p.box_xywh for p in people),
-            scores=tuple(p.box_score or 0.0 for p in people),
+            boxes_xywh=tuple(box.xywh for box in boxes),
+            scores=tuple(box.score for box in boxes),
             image=photo,
             timing_ms=_phases(start, photo.decode_ms, timing) | {"detect": 0.0},
         )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heads.image import Image
-from heads.person import Person
+from heads.person import Box, Person
 from heads.photo import Photo
 from heads.spec import NetworkSpec
 from models.errors import SpecError
-from service.inference.answers import Box, ClassScore, PoseOptions
+from service.inference.answers import ClassScore, PoseOptions
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.engine import DEFAULT_DETECTOR, serve_network
 from service.inference.job import Job

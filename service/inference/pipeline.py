@@ -11,19 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from heads.geometry import clip_box, flip_heatmaps, flip_points
+from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
 from heads.onnx_file import OUTPUT
-from heads.person import FloatArray, Person, person_score
+from heads.person import Box, FloatArray, Person, ScoredBox, person_score
 from heads.photo import Photo
 from heads.spec import NetworkSpec
-from heads.suppression import oks_nms
+from heads.suppression import box_iou, oks_nms
 from service.errors import InvalidParameter
-from service.inference.answers import Box, Image, PoseOptions
+from service.inference.answers import Image, PoseOptions
 from service.inference.batcher import Batcher, Ran
 from service.inference.job import Job
 
 SAME_PERSON_OKS = 0.9
 """Two answers more alike than this are one person (official HRNet evaluation)."""
+
+SAME_BOX_IOU = 0.5
+"""Of two looks' boxes that overlap more than this the first look's stays."""
 
 MIN_BOX_SCORE = 0.05
 """Boxes below this are hardly ever people, and each costs a pass of the pose network."""
@@ -53,6 +56,10 @@ class Timing:
             max((r.network_ms for r in ran), default=0.0),
         )
 
+    def __add__(self, other: "Timing") -> "Timing":
+        """One after the other."""
+        return Timing(self.queue + other.queue, self.network + other.network)
+
 
 class PeopleNetwork:
     """A network that finds everybody in one pass; also the detector of the top-down path."""
@@ -65,10 +72,41 @@ class PeopleNetwork:
     def find(self, photo: Photo, job: Job) -> tuple[list[Person], Timing]:
         """Everybody in the photograph, best centre first, whatever their score."""
         view = self.spec.whole(photo.size)
-        ran = self.batcher.run(photo.views([view]), job)
-        maps = {name: values[None] for name, values in ran[0].maps.items()}
+        maps, timing = self._look(photo, view, job)
         (found,) = self._codec.decode_people(maps)
-        return found.people(view, photo.size), Timing.of(ran)
+        return found.people(view, photo.size), timing
+
+    def boxes(self, photo: Photo, job: Job) -> tuple[list[ScoredBox], Timing]:
+        """Where people are, surest first, whatever their score.
+
+        Where the network's view has a glance, that is tried first; the photograph is looked at
+        more closely only if somebody looks small in it, or nobody is seen. A network that is fed
+        with a large person finds the middle but misjudges the box, so the glance is not only the
+        cheaper one: what it sees large and is sure of stays.
+        """
+        size, glance = photo.size, self.spec.view.glance
+        whole = self.spec.whole(size)
+        if glance is None:
+            return self._boxes_in(photo, whole, job)
+        photo.prepare([whole])  # most crops need as much, and decoding again costs more
+        glanced, timing = self._boxes_in(photo, self.spec.whole(size, glance.short_side), job)
+        sure = [box for box in glanced if box.score >= glance.score]
+        least = glance.height * min(size)
+        large = [box for box in sure if box.xywh[3] >= least]
+        if sure and len(large) == len(sure):
+            return glanced, timing
+        seen, closer = self._boxes_in(photo, whole, job)
+        boxes = large + _unlike(seen, large)
+        return sorted(boxes, key=lambda box: -box.score), timing + closer
+
+    def _boxes_in(self, photo: Photo, view: Crop, job: Job) -> tuple[list[ScoredBox], Timing]:
+        maps, timing = self._look(photo, view, job)
+        return self._codec.decode_boxes(maps, view, photo.size), timing
+
+    def _look(self, photo: Photo, view: Crop, job: Job) -> tuple[dict[str, FloatArray], Timing]:
+        """The center maps of one view, each [1, c, h, w]."""
+        ran = self.batcher.run(photo.views([view]), job)
+        return {name: values[None] for name, values in ran[0].maps.items()}, Timing.of(ran)
 
 
 class PoseNetwork:
@@ -207,13 +245,13 @@ class Pipeline:
             return boxes, [None] * len(boxes), "client"
         if self.detector is None:
             return [(0.0, 0.0, float(width), float(height))], [None], "image"
-        people, _ = self.detector.find(photo, job)
+        found, _ = self.detector.boxes(photo, job)
         # A person's score is at most the box's, so lower boxes cannot be answered.
         least = max(MIN_BOX_SCORE, self._least_score(options))
-        people = [p for p in people if (p.box_score or 0.0) >= least and _has_area(p.box_xywh)]
+        found = [box for box in found if box.score >= least and _has_area(box.xywh)]
         return (
-            [p.box_xywh for p in people],
-            [p.box_score for p in people],
+            [box.xywh for box in found],
+            [box.score for box in found],
             f"detector:{self.detector.spec.name}",
         )
 
@@ -226,6 +264,15 @@ def _best(people: Sequence[Person], least_score: float, max_people: int) -> tupl
     """Those of at least that score, best first."""
     kept = sorted((p for p in people if p.score >= least_score), key=lambda p: -p.score)
     return tuple(kept[:max_people])
+
+
+def _unlike(boxes: Sequence[ScoredBox], others: Sequence[ScoredBox]) -> list[ScoredBox]:
+    """Those of the boxes that are none of the others'."""
+    corners = np.array([(x, y, x + w, y + h) for (x, y, w, h), _ in (*others, *boxes)])
+    overlaps = box_iou(corners.reshape(-1, 4))[len(others) :, : len(others)]
+    return [
+        box for box, over in zip(boxes, overlaps, strict=True) if not (over > SAME_BOX_IOU).any()
+    ]
 
 
 def _without_repeats(people: list[Person], sigmas: Sequence[float]) -> list[Person]:

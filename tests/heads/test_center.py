@@ -10,6 +10,7 @@ import torch
 
 from heads.center_codec import CenterCodec
 from heads.checkpoint import load_network
+from heads.geometry import Crop
 from heads.network import Network, build, input_tensor
 from heads.spec import BackboneSpec, CenterHead, NetworkSpec
 from models.errors import ShapeError, SpecError
@@ -102,6 +103,16 @@ def test_each_person_gets_its_own_keypoints() -> None:
     assert found.scores[0] > found.scores[1] > 0.3
 
 
+def test_boxes_are_those_of_the_people() -> None:
+    maps = peaks((4, 5), (10, 15))
+    view = Crop(np.array([[0.5, 0, 0], [0, 0.5, 0]]), (64, 96))
+    codec = CenterCodec(stride=4)
+    people = codec.decode_people(maps)[0].people(view, (128, 192))
+    boxes = codec.decode_boxes(maps, view, (128, 192))
+    assert [tuple(box) for box in boxes] == [(p.box_xywh, p.box_score) for p in people]
+    assert boxes[0].xywh == (16, 8, 48, 48)
+
+
 def test_more_people_are_found_when_asked_for() -> None:
     maps = peaks(*[(8, 3 * i + 1) for i in range(7)])
     (few,) = CenterCodec(max_people=6).decode_people(maps)
@@ -123,6 +134,8 @@ def test_maps_without_boxes_are_refused() -> None:
     del maps["box_scale"]
     with pytest.raises(ShapeError, match="no boxes"):
         CenterCodec().decode_people(maps)
+    with pytest.raises(ShapeError, match="no boxes"):
+        CenterCodec().decode_boxes(maps, Crop(np.eye(3)[:2], (64, 96)), (64, 96))
 
 
 @pytest.mark.parametrize("backbone", ["hrnet_w18_small", "resnet18", "mobilenet_v2"])

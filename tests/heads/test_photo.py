@@ -99,6 +99,16 @@ def test_the_smallest_decoding_that_covers_a_view_is_taken() -> None:
     assert photo._factor == 2, "what is finer serves as well and is not decoded again"
 
 
+def test_what_was_prepared_for_a_fine_view_serves_a_coarse_one() -> None:
+    photo = Photo(jpeg(blobs(1600, 1200)))
+    fine, coarse = Crop.around((0, 0, 300, 400), INPUT), Crop.around((0, 0, 1200, 1600), INPUT)
+    photo.prepare([fine])
+    taken = photo.decode_ms
+    for crop in (coarse, fine):
+        np.testing.assert_array_equal(photo.views([crop])[0], photo.views([fine, crop])[1])
+    assert photo.decode_ms == taken > 0
+
+
 def test_a_crop_larger_than_life_and_the_official_crop_look_at_all_pixels() -> None:
     data = jpeg(blobs(800, 600))
     whole = decode_image(data)

@@ -8,12 +8,11 @@ import numpy as np
 
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image
-from heads.person import Person
+from heads.person import Box, Person
 from heads.skeleton import COCO_17
 from models.errors import UnknownName
 from service.errors import Conflict, InvalidParameter, Overloaded
 from service.inference.answers import (
-    Box,
     ClassifyAnswer,
     ClassScore,
     DetectAnswer,

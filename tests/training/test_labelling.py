@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 import hrpose
 from heads.image import Image, encode_image
-from heads.person import Person
+from heads.person import Box, Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec, default_spec
-from service.inference.answers import Box
 from tests.conftest import ROOT
 from training.annotations import AnnotationError, load_annotations
 from training.data import check_images, read_samples
