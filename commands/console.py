@@ -13,6 +13,9 @@ out = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
 
 ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]
+DetectorOption = Annotated[
+    str, typer.Option(help="The network that finds boxes, by name or file; `none`: whole images.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result here.")]
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, errors, out, write_json
+from commands.console import DetectorOption, JsonOption, errors, out, write_json
 from heads.person import Box, Person
 from heads.photo import Photo, read_photo
 from heads.spec import NetworkSpec
-from service.inference.engine import DEFAULT_DETECTOR
+from service.inference.engine import DEFAULT_DETECTOR, NO_DETECTOR
 from service.inference.estimator import Estimator, load
 from service.inference.loading import DEFAULT_PRECISION, RuntimeChoice
 from service.inference.runtime import Precision
@@ -27,6 +27,7 @@ def evaluate(
     boxes: Annotated[
         str, typer.Option(help="`gt`, `detector`, or a COCO detections file.")
     ] = "detector",
+    detector: DetectorOption = DEFAULT_DETECTOR,
     model: Annotated[
         list[str] | None, typer.Option(help="Networks to measure; all embedded ones if left out.")
     ] = None,
@@ -49,9 +50,9 @@ def evaluate(
     truth = load_annotations(annotations)
     rows = []
     for name in model or _embedded(boxes):
-        estimator = load(name, runtime=runtime, precision=precision)
+        estimator = load(name, runtime=runtime, precision=precision, detector=detector)
         found = answers(estimator, truth, images, boxes, flip_test)
-        used = boxes_used(boxes, estimator.spec)
+        used = boxes_used(boxes, estimator.spec, detector)
         rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
         if results is not None:
             write_results(results / f"{estimator.spec.name}.{Path(boxes).stem}.json", found)
@@ -92,13 +93,15 @@ def _embedded(boxes: str) -> list[str]:
     return [name for name in names if zoo.find(name).task == "pose"]
 
 
-def boxes_used(boxes: str, spec: NetworkSpec) -> str:
+def boxes_used(boxes: str, spec: NetworkSpec, detector: str = DEFAULT_DETECTOR) -> str:
     """Which boxes people were looked for in, in words."""
     if boxes == "gt":
         return "annotated boxes"
     if boxes != "detector":
         return f"boxes of {Path(boxes).name}"
-    return "its own" if spec.task == "people" else f"boxes of {DEFAULT_DETECTOR}"
+    if spec.task == "people":
+        return "its own"
+    return "whole images" if detector == NO_DETECTOR else f"boxes of {Path(detector).name}"
 
 
 def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.console import JsonOption, ModelOption, out, write_json
+from commands.console import DetectorOption, JsonOption, ModelOption, out, write_json
 from heads.image import encode_image, read_image
 from heads.person import Box, Person
 from service.inference.catalogue import DEFAULT
+from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, as_box, load
 
 
@@ -20,13 +21,14 @@ def predict(
     ] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Draw pictures there.")] = None,
     model: ModelOption = DEFAULT,
+    detector: DetectorOption = DEFAULT_DETECTOR,
     flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Find everybody's keypoints in photographs."""
     from heads.draw import draw_people
 
-    estimator = load(model)
+    estimator = load(model, detector=detector)
     given = None if boxes is None else _parse_boxes(boxes)
     answers = []
     for path in photos:

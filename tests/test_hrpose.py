@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 import hrpose
 from commands import pages
-from heads.checkpoint import save_checkpoint
+from heads.checkpoint import load_checkpoint, save_checkpoint
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
 from heads.network import build
 from heads.spec import default_spec
+from heads.zoo import locate
 from models import list_backbones
 from models.errors import ShapeError, SpecError, UnknownName
 from service.errors import InvalidParameter
@@ -44,6 +45,30 @@ def test_default_finds_people_in_a_photograph(estimator: hrpose.Estimator, stree
     given = estimator.predict(street, [people[0].box_xywh])
     assert len(given) == 1
     np.testing.assert_allclose(given[0].keypoints, people[0].keypoints, atol=1e-3)
+
+
+def test_a_detector_of_ones_own_finds_the_boxes(tmp_path: Path, street: Any) -> None:
+    """A copy of the embedded one that looks once: other boxes, found by the same people."""
+    spec, tensors = load_checkpoint(locate("movenet_multipose"))
+    view = spec.view.model_copy(update={"glance": None})
+    file = tmp_path / "own.safetensors"
+    save_checkpoint(file, spec.model_copy(update={"name": "own", "view": view}), tensors)
+    people = hrpose.load("default", detector=file).predict(street)
+    boxes = np.array([p.box_xywh for p in people])
+    embedded = np.array([p.box_xywh for p in hrpose.load("default").predict(street)])
+    assert boxes.shape == embedded.shape == (3, 4)
+    assert 1 < np.abs(boxes - embedded).max() < 40
+
+
+def test_without_a_detector_the_whole_image_is_the_box(street: Any) -> None:
+    (person,) = hrpose.load("default", detector="none").predict(street, threshold=0.0)
+    assert person.box_xywh == (0, 0, 640, 428)
+
+
+def test_a_detector_that_finds_nobody_is_refused(street: Any) -> None:
+    estimator = hrpose.load("default", detector="movenet_thunder")
+    with pytest.raises(InvalidParameter, match="movenet_thunder finds no people"):
+        estimator.predict(street)
 
 
 def test_the_network_is_a_torch_module() -> None:
@@ -113,6 +138,10 @@ def test_predict_takes_boxes(tmp_path: Path) -> None:
     people = json.loads((tmp_path / "a.json").read_text())["photos"][0]["people"]
     assert [p["box"] for p in people] == [[326, 174, 71, 197]]
     assert "boxes are" in run("predict", STREET, "--boxes", "[[1,2]]", ok=False)
+
+
+def test_predict_takes_a_detector() -> None:
+    assert "1 people" in run("predict", STREET, "--detector", "none", "--flip-test")
 
 
 def test_profile_prints_the_published_cost(tmp_path: Path) -> None:
@@ -232,6 +261,7 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
         assert scores["boxes"] == words
         written = json.loads((tmp_path / "r" / f"mobilenet_v2_heatmap.{boxes}.json").read_text())
         assert len(written) >= 3
+    assert "whole images" in run(*common, "--model", "default", "--detector", "none")
 
 
 def test_errors_are_one_line_and_no_traceback(

@@ -232,9 +232,7 @@ class Engine:
                 return
             with self._network(self.detector) as detector:
                 if not isinstance(detector, PeopleNetwork):
-                    raise InvalidParameter(
-                        "detector", f"{self.detector} finds no people; it needs boxes"
-                    )
+                    raise no_detector(self.detector)
                 yield Pipeline(network, detector)
 
     def models(self) -> list[ModelInfo]:
@@ -316,6 +314,11 @@ def serve_network(
         "segment": SegmentNetwork,
     }
     return kinds[loaded.spec.task](loaded.spec, batcher)
+
+
+def no_detector(name: str) -> InvalidParameter:
+    """The error for a network that was named as the detector and is none."""
+    return InvalidParameter("detector", f"{name} finds no people; it needs boxes")
 
 
 def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:

@@ -13,7 +13,7 @@ from heads.spec import NetworkSpec
 from models.errors import SpecError
 from service.inference.answers import ClassScore, PoseOptions
 from service.inference.catalogue import DEFAULT, resolve_default
-from service.inference.engine import DEFAULT_DETECTOR, serve_network
+from service.inference.engine import DEFAULT_DETECTOR, NO_DETECTOR, no_detector, serve_network
 from service.inference.job import Job
 from service.inference.loading import (
     DEFAULT_PRECISION,
@@ -62,6 +62,7 @@ class Estimator:
         *,
         loader: Loader | None = None,
         loaded: Loaded | None = None,
+        detector: str | Path = DEFAULT_DETECTOR,
     ) -> None:
         self._network = network
         self._loader = loader or Loader(choose("torch", device=device))
@@ -71,6 +72,7 @@ class Estimator:
         self.runtime = loaded.runtime.words
         self._turn = threading.Semaphore(self._loader.compute.streams)
         self._serving = serve_network(loaded, self._turn)
+        self._detector_name = detector
         self._detector: PeopleNetwork | None = None
         self._loading = threading.Lock()
 
@@ -100,7 +102,7 @@ class Estimator:
         if not isinstance(self._serving, PeopleNetwork | PoseNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it finds no people")
         boxes = None if boxes_xywh is None else tuple(as_box(box) for box in boxes_xywh)
-        detector = self._default_detector() if boxes is None else None
+        detector = self._box_finder() if boxes is None else None
         options = PoseOptions(boxes, threshold, flip_test=flip_test)
         return list(
             Pipeline(self._serving, detector).people(image_rgb_uint8, options, Job()).people
@@ -118,12 +120,16 @@ class Estimator:
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot segment")
         return self._serving.segment(Photo.of(image_rgb_uint8), Job())[0]
 
-    def _default_detector(self) -> PeopleNetwork | None:
-        if isinstance(self._serving, PeopleNetwork):
+    def _box_finder(self) -> PeopleNetwork | None:
+        """The detector, loaded when it is first asked; None where none is needed or wanted."""
+        if isinstance(self._serving, PeopleNetwork) or self._detector_name == NO_DETECTOR:
             return None
         with self._loading:
             if self._detector is None:
-                found = serve_network(self._loader.load(DEFAULT_DETECTOR), self._turn)
+                loaded = self._loader.load(self._detector_name)
+                if loaded.spec.task != "people":
+                    raise no_detector(loaded.spec.name)
+                found = serve_network(loaded, self._turn)
                 assert isinstance(found, PeopleNetwork)
                 self._detector = found
             return self._detector
@@ -136,6 +142,7 @@ def load(
     *,
     runtime: RuntimeChoice | None = None,
     precision: Precision = DEFAULT_PRECISION,
+    detector: str | Path = DEFAULT_DETECTOR,
 ) -> Estimator:
     """The estimator of a name, of a checkpoint of ours, of a file exported from one, or public.
 
@@ -146,6 +153,8 @@ def load(
         `auto`, the fastest one installed, are several times faster on a CPU, and export the
         network the first time.
     precision: `exact`, or `fast` where OpenVINO and the processor have bfloat16.
+    detector: the `people` network that finds boxes for a pose network, loaded when first needed; a
+        name or a file. `none` takes the whole image as the box.
     Raises UnknownName, WeightsMissing, CheckpointError, WeightsError, RuntimeMissing or
     ExportError, all HrposeErrors.
     """
@@ -153,8 +162,8 @@ def load(
     compute = choose(runtime or at_hand(), precision, device)
     loader, lazy = Loader(compute), LazyNetwork(name, network)
     if loader.compute.runtime == "torch" and Path(name).suffix != EXPORTED:
-        return Estimator(lazy.load(), loader=loader)
-    return Estimator(lazy, loader=loader, loaded=loader.load(name, network))
+        return Estimator(lazy.load(), loader=loader, detector=detector)
+    return Estimator(lazy, loader=loader, loaded=loader.load(name, network), detector=detector)
 
 
 def as_box(box: Sequence[float]) -> Box:
