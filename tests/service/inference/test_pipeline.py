@@ -4,11 +4,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from heads.checkpoint import load_network
-from heads.image import decode_image
+from heads.image import decode_image, encode_image
 from heads.onnx_file import OUTPUT
 from heads.person import Person
 from heads.photo import Photo
@@ -195,7 +196,7 @@ def test_what_a_network_cannot_do_is_refused_in_words(networks: Any, street: Any
         top_down.people(street[..., 0], PoseOptions(), Job())
 
 
-@pytest.mark.parametrize(
+PHOTOGRAPHED = pytest.mark.parametrize(
     ("photo", "box"),
     [
         ("street.jpg", (60.0, 180.0, 100.0, 226.0)),
@@ -203,24 +204,37 @@ def test_what_a_network_cannot_do_is_refused_in_words(networks: Any, street: Any
         ("astronaut.jpg", (60.0, 20.0, 380.0, 440.0)),
     ],
 )
-def test_a_jpeg_decoded_small_gives_the_keypoints_of_all_its_pixels(
+
+
+@PHOTOGRAPHED
+def test_a_jpeg_decoded_small_gives_the_maps_of_all_its_pixels(
     photo: str, box: tuple[float, float, float, float]
 ) -> None:
     data = (ROOT / "docs" / photo).read_bytes()
     estimator = load("hrnet_w18_small")
+    crop = estimator.spec.crop(box)
+    views = [*Photo(data).views([crop]), *Photo.of(decode_image(data)).views([crop])]
+    assert (views[0] != views[1]).any()
+    maps = TorchRuntime(estimator.network, estimator.spec).run(np.stack(views))[OUTPUT]
+    # Half an input pixel to the side would change them by 0.15 to 0.23 of a peak's height.
+    assert np.abs(maps[0] - maps[1]).max() < 0.12
+
+
+@PHOTOGRAPHED
+def test_a_jpeg_decoded_small_gives_the_keypoints_of_all_its_pixels(
+    photo: str, box: tuple[float, float, float, float]
+) -> None:
+    image = decode_image((ROOT / "docs" / photo).read_bytes())
+    size = (2 * image.shape[1], 2 * image.shape[0])
+    large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    data = encode_image(np.asarray(large, np.uint8), quality=90)
+    box = (2 * box[0], 2 * box[1], 2 * box[2], 2 * box[3])
+    estimator = load("default")
     (small,) = estimator.predict(Photo(data), [box])
     (whole,) = estimator.predict(decode_image(data), [box])
     assert small.box_xywh == whole.box_xywh
     sure = (small.keypoints[:, 2] > 0.3) & (whole.keypoints[:, 2] > 0.3)
     moved = np.linalg.norm(small.keypoints[sure, :2] - whole.keypoints[sure, :2], axis=1)
-    # Less than half a cell of this network's heatmaps; see docs/performance.md.
-    near = moved < 0.03 * max(box[2:])
-    assert sure.sum() >= 3
-    assert near.mean() > 0.9
-    # Where a map has two peaks of one height, a thousandth more decides between them.
-    crop = estimator.spec.crop(box)
-    views = [*Photo(data).views([crop]), *Photo.of(decode_image(data)).views([crop])]
-    maps = TorchRuntime(estimator.network, estimator.spec).run(np.stack(views))[OUTPUT]
-    of_small, of_whole = maps.reshape(2, maps.shape[1], -1)[:, sure]
-    lower = of_whole.max(axis=1) - of_whole[np.arange(len(of_whole)), of_small.argmax(axis=1)]
-    assert (near | (lower < 0.01)).all()
+    assert sure.sum() >= 5
+    cell = 4 / estimator.spec.crop(box).scale
+    assert moved.max() < cell
