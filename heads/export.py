@@ -18,6 +18,7 @@ from heads import zoo
 from heads.decoder import HeatmapDecoder
 from heads.errors import ExportError
 from heads.files import write_whole
+from heads.fold import without_mixed_norms
 from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
 from heads.network import Network, build, input_tensor
@@ -65,7 +66,8 @@ def export_decoded(network: Network, path: Path) -> None:
             f"{spec.name} is a {spec.task} network with a {spec.head.kind} head; decoding is "
             "exported for pose networks with heatmaps"
         )
-    served = nn.Sequential(_Served(network), _First(), HeatmapDecoder(spec.heatmap_codec()))
+    inner = _Served(without_mixed_norms(network))
+    served = nn.Sequential(inner, _First(), HeatmapDecoder(spec.heatmap_codec()))
     write_whole(path, _write(served.eval(), spec, spec.input_size, ["keypoints"], {0: "n"}))
 
 
@@ -111,7 +113,8 @@ def _graph(network: Network, *, whole: bool = True) -> bytes:
     free = {0: "n"}
     if free_size:
         free |= {1: "height", 2: "width"}
-    return _write(_Served(network).eval(), spec, size, names, free, whole=whole)
+    served = _Served(without_mixed_norms(network) if whole else network)
+    return _write(served.eval(), spec, size, names, free, whole=whole)
 
 
 def _write(

@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from heads.classify import ClassificationHead
 from heads.network import Maps, Network
+from models.blocks import MixConv2d
 
 PROBE_SIZE = (64, 96)
 
@@ -35,6 +36,21 @@ def folded(network: Network) -> nn.Module:
     return graph if same else network
 
 
+def without_mixed_norms(network: Network) -> Network:
+    """A copy in evaluation mode whose norms after mixed maps are folded.
+
+    torch's exporter folds those that follow a plain convolution by itself.
+    """
+    changed = copy.deepcopy(network).eval()
+    for module in changed.modules():
+        if not isinstance(module, nn.Sequential) or len(module) < 2:
+            continue
+        mix, norm = module[0], module[1]
+        if isinstance(mix, MixConv2d) and isinstance(norm, nn.BatchNorm2d):
+            module[0], module[1] = fuse_conv_bn_eval(mix, norm), nn.Identity()
+    return changed
+
+
 class _Unchecked(nn.Module):
     """A network without its checks of the input's shape, which a symbolic input cannot pass."""
 
@@ -56,8 +72,11 @@ class _Unchecked(nn.Module):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # It asks what kind of thing it was given, and a symbol is of none.
-        return isinstance(m, ClassificationHead) or super().is_leaf_module(m, module_qualified_name)
+        # One asks what kind of thing it was given, and a symbol is of none; the other is folded
+        # into as a whole.
+        return isinstance(m, ClassificationHead | MixConv2d) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def _fused(graph: fx.GraphModule) -> fx.GraphModule:

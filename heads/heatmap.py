@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from heads.center import Branch
-from heads.necks import together
+from heads.necks import mixing
 from models.backbone import FeatureSpec
 
 
@@ -34,17 +34,12 @@ class FuseHead(nn.Module):
 
     def __init__(self, specs: Sequence[FeatureSpec], keypoints: int, channels: int) -> None:
         super().__init__()
-        width = sum(spec.channels for spec in specs)
-        self.fuse = nn.Sequential(
-            nn.Conv2d(width, channels, kernel_size=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
+        self.fuse = mixing([spec.channels for spec in specs], channels)
         self.final_layer = nn.Conv2d(channels, keypoints, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of strides 4, 8, 16, 32 -> [N, K, h, w]."""
-        heatmaps: Tensor = self.final_layer(self.fuse(together(maps)))
+        heatmaps: Tensor = self.final_layer(self.fuse(maps))
         return heatmaps
 
 

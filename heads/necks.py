@@ -15,12 +15,11 @@ A neck takes a backbone's list of maps and returns such a list, with `specs` tha
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import FeatureSpec
-from models.blocks import ConvNorm
+from models.blocks import MixConv2d
 
 V2P_CHANNELS = 256
 """Width of every level of the pyramid, in the paper's detectors."""
@@ -56,14 +55,14 @@ class NeckV2(Neck):
     """
 
     def __init__(self, specs: Sequence[FeatureSpec], channels: int | None) -> None:
-        together = sum(spec.channels for spec in specs)
-        channels = together if channels is None else channels
+        widths = [spec.channels for spec in specs]
+        channels = sum(widths) if channels is None else channels
         super().__init__([FeatureSpec(specs[0].stride, channels)])
-        self.mix = ConvNorm(together, channels, 1)
+        self.mix = mixing(widths, channels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps, finest first -> one map of the finest's size."""
-        return [self.mix(together(maps))]
+        return [self.mix(maps)]
 
 
 class NeckV2p(Neck):
@@ -84,12 +83,12 @@ class NeckV2p(Neck):
         made = [spec.stride for spec in specs if strides is None or spec.stride in strides]
         super().__init__([FeatureSpec(stride, channels) for stride in made])
         self.finest = specs[0].stride
-        self.reduction_conv = nn.Conv2d(sum(spec.channels for spec in specs), channels, 1)
+        self.reduction_conv = MixConv2d([spec.channels for spec in specs], channels, bias=True)
         self.fpn_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in made)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps, finest first -> the levels of the asked strides."""
-        finest = self.reduction_conv(together(maps))
+        finest = self.reduction_conv(maps)
         levels = []
         for spec, convolution in zip(self.specs, self.fpn_convs, strict=True):
             times = spec.stride // self.finest
@@ -98,10 +97,12 @@ class NeckV2p(Neck):
         return levels
 
 
-def together(maps: Sequence[Tensor]) -> Tensor:
-    """Every map at the first one's size (bilinear), one after the other as channels."""
-    size = maps[0].shape[2:]
-    same_size = [maps[0]] + [
-        F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]
-    ]
-    return torch.cat(same_size, dim=1)
+def mixing(
+    widths: Sequence[int], channels: int, *, bias: bool = False, align_corners: bool = False
+) -> nn.Sequential:
+    """Maps of these widths, mixed at the first one's size, normed and rectified."""
+    return nn.Sequential(
+        MixConv2d(widths, channels, bias=bias, align_corners=align_corners),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )

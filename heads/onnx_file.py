@@ -21,7 +21,7 @@ from heads.spec import NetworkSpec
 
 FORMAT = 1
 
-EXPORTER = 2
+EXPORTER = 3
 """Counts changes of what `heads.export` writes; a cached export of another number is made anew."""
 
 INPUT = "images"

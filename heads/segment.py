@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heads.necks import mixing
 from models.backbone import FeatureSpec
 
 
@@ -17,23 +18,15 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, specs: Sequence[FeatureSpec], classes: int, align_corners: bool) -> None:
         super().__init__()
-        width = sum(spec.channels for spec in specs)
-        self.align_corners = align_corners
+        widths = [spec.channels for spec in specs]
         self.last_layer = nn.Sequential(
-            nn.Conv2d(width, width, kernel_size=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, classes, kernel_size=1),
+            *mixing(widths, sum(widths), bias=True, align_corners=align_corners),
+            nn.Conv2d(sum(widths), classes, kernel_size=1),
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps, finest first -> logits [N, classes, h, w] at the finest stride."""
-        size = maps[0].shape[2:]
-        same_size = [maps[0]] + [
-            F.interpolate(m, size=size, mode="bilinear", align_corners=self.align_corners)
-            for m in maps[1:]
-        ]
-        logits: Tensor = self.last_layer(torch.cat(same_size, dim=1))
+        logits: Tensor = self.last_layer(maps)
         return logits
 
 

@@ -5,7 +5,7 @@ without renaming: `conv1`, `bn1`, `downsample.0` (ResNet), `conv.0.0` (MobileNet
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,45 @@ class SameConv2d(nn.Conv2d):
             total = max(kernel - stride, 0)
             pads += [total // 2, total - total // 2]  # F.pad wants the last axis first
         return super().forward(functional.pad(input, pads))
+
+
+class MixConv2d(nn.Conv2d):
+    """A 1x1 convolution over several maps, brought to the first one's size (bilinear).
+
+    The answer is that of all maps resized, concatenated and convolved (HRNetV2, arXiv:1904.04514):
+    both steps are linear, and a bilinear interpolation's weights sum to one. So each map meets its
+    share of the weights at its own size, where that is a quarter of the work for each doubling of
+    its stride, and only the results are resized and added.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        out_channels: int,
+        *,
+        bias: bool = False,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__(sum(widths), out_channels, kernel_size=1, bias=bias)
+        ends = [sum(widths[: i + 1]) for i in range(len(widths))]
+        self.shares = tuple(
+            slice(end - width, end) for end, width in zip(ends, widths, strict=True)
+        )
+        self.align_corners = align_corners
+
+    def forward(self, input: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        """Maps [N, widths[i], h, w] -> [N, out_channels, h, w] of the first one's size."""
+        first, *others = (self.weight[:, share] for share in self.shares)
+        mixed = functional.conv2d(input[0], first, self.bias)
+        size = input[0].shape[2:]
+        for x, weight in zip(input[1:], others, strict=True):
+            mixed = mixed + functional.interpolate(
+                functional.conv2d(x, weight),
+                size=size,
+                mode="bilinear",
+                align_corners=self.align_corners,
+            )
+        return mixed
 
 
 def convolution(

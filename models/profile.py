@@ -9,7 +9,7 @@ Memory is that of 32-bit numbers, as PyTorch computes layer by layer: each opera
 inputs and weights and writes its results; nothing is fused and nothing stays in a cache.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.blocks import MixConv2d
 from models.errors import ShapeError
 
 Shape = tuple[int, ...]
@@ -91,12 +92,14 @@ def profile(module: nn.Module, input_size: tuple[int, int], channels: int = 3) -
     )
 
 
-def multiply_adds(layer: nn.Module, input: Tensor, output: Tensor) -> int:
+def multiply_adds(layer: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> int:
     """Of one call of one layer; 0 for what is not counted."""
+    if isinstance(layer, MixConv2d):  # each map meets its share of the weights at its own size
+        return sum(x.numel() for x in inputs) * layer.out_channels
     if isinstance(layer, nn.Conv2d):  # each output value sees the whole kernel
         return output.numel() * layer.weight[0].numel()
     if isinstance(layer, nn.ConvTranspose2d):  # each input value goes through the whole kernel
-        return input.numel() * layer.weight[0].numel()
+        return inputs[0].numel() * layer.weight[0].numel()
     if isinstance(layer, nn.Linear):
         return output.numel() * layer.in_features
     return 0
@@ -166,7 +169,8 @@ def _watch(name: str, layer: nn.Module, layers: list[LayerProfile], memory: _Mem
         before = (memory.read, memory.written)
 
     def note(layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        if not isinstance(output, Tensor) or not inputs or not isinstance(inputs[0], Tensor):
+        read = _tensors(inputs)
+        if not isinstance(output, Tensor) or not read:
             return
         seen = any(row.name == name for row in layers)
         layers.append(
@@ -175,7 +179,7 @@ def _watch(name: str, layer: nn.Module, layers: list[LayerProfile], memory: _Mem
                 type=type(layer).__name__,
                 output_shape=tuple(output.shape),
                 parameters=0 if seen else _own_parameters(layer),
-                multiply_adds=multiply_adds(layer, inputs[0], output),
+                multiply_adds=multiply_adds(layer, read, output),
                 bytes_read=memory.read - before[0],
                 bytes_written=memory.written - before[1],
             )

@@ -56,7 +56,7 @@ def test_v2p_averages_the_mixed_map_down() -> None:
     assert neck.specs == (FeatureSpec(4, 4), FeatureSpec(8, 4), FeatureSpec(16, 4))
     with torch.inference_mode():
         levels = neck(maps())
-        finest = neck.reduction_conv(brought_together())
+        finest = F.conv2d(brought_together(), neck.reduction_conv.weight, neck.reduction_conv.bias)
         for times, level, convolution in zip((1, 2, 4), levels, neck.fpn_convs, strict=True):
             small = finest.unfold(2, times, times).unfold(3, times, times).mean(dim=(4, 5))
             torch.testing.assert_close(level, convolution(small))

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import BasicBlock, Bottleneck, ConvNorm, InvertedResidual, SameConv2d
+from models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    ConvNorm,
+    InvertedResidual,
+    MixConv2d,
+    SameConv2d,
+)
+from models.profile import multiply_adds
 
 
 def noise(*shape: int) -> Tensor:
@@ -91,3 +99,24 @@ def test_expansion_1_has_no_first_convolution() -> None:
         for name in InvertedResidual(8, 8, stride=1, expansion=1, norm=False).state_dict()
     }
     assert names == {"conv.0.0", "conv.1"}
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_maps_mixed_at_their_own_sizes_are_maps_resized_concatenated_and_mixed(
+    align_corners: bool,
+) -> None:
+    widths = (3, 5, 2)
+    maps = [noise(2, c, 16 >> i, 24 >> i) for i, c in enumerate(widths)]
+    mix = MixConv2d(widths, 4, bias=True, align_corners=align_corners)
+    larger = [maps[0]] + [
+        functional.interpolate(x, size=(16, 24), mode="bilinear", align_corners=align_corners)
+        for x in maps[1:]
+    ]
+    expected = functional.conv2d(torch.cat(larger, dim=1), mix.weight, mix.bias)
+    torch.testing.assert_close(mix(maps), expected)
+
+
+def test_a_mixed_map_costs_each_map_its_share_at_its_own_size() -> None:
+    mix = MixConv2d((3, 5), 4)
+    maps = [torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 4, 4)]
+    assert multiply_adds(mix, maps, mix(maps)) == 4 * (3 * 64 + 5 * 16)
