@@ -18,10 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +31,7 @@ from heads.image import encode_image, read_image
 from tests.bench_phases import phases
 from tests.conftest import ROOT
 from tests.processes import cpu_seconds, environment, free_port, rss_mib
+from training.loop import arithmetic
 
 PLAIN = "FastAPI + torch"
 LITSERVE = "LitServe + torch"
@@ -141,11 +144,11 @@ class Loop:
         )  # fmt: skip
         self.pid = self._process.pid
 
-    def load(self, photo: Path, clients: int, seconds: float, **_: str) -> dict[str, Any]:
+    def load(self, photo: Path, clients: int, seconds: float, **fields: str) -> dict[str, Any]:
         """Answers the photograph again and again."""
         assert clients == 1
         assert self._process.stdin
-        self._process.stdin.write(f"{photo} {seconds}\n")
+        self._process.stdin.write(f"{photo} {seconds} {fields.get('boxes', '')}\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line())
         return answer
@@ -185,7 +188,10 @@ def started(network: str, photo: Path) -> Iterator[tuple[dict[str, Server | Loop
         else:
             peers[name] = Loop(network)
     peers[EXACT] = Server(*hrpose_words(network))
-    peers[FAST] = Server(*hrpose_words(network, "--precision", "fast"))
+    if arithmetic("auto", torch.device("cpu")) == torch.bfloat16:
+        peers[FAST] = Server(*hrpose_words(network, "--precision", "fast"))
+    else:
+        left_out.append(f"{FAST}: skipped, this processor has no bfloat16")
     try:
         for peer in peers.values():
             peer.wait(photo)
@@ -216,22 +222,35 @@ def measure(peer: Peer, into: Load, photo: Path, clients: int, seconds: float, *
     into.add(answer, cpu_seconds(peer.pid) - before)
 
 
+def boxes_of(photo: Path, people: int) -> dict[str, str]:
+    """The form's field with so many boxes beside each other; none for one person."""
+    if people == 1:
+        return {}
+    height, width = read_image(photo).shape[:2]
+    shares = [(0.02 + 0.05 * i, 0.05, 0.18, 0.6) for i in range(people)]
+    boxes = [
+        [int(x * width), int(y * height), int(w * width), int(h * height)] for x, y, w, h in shares
+    ]
+    return {"boxes": json.dumps(boxes, separators=(",", ":"))}
+
+
 def compared(
     peers: dict[str, Server | Loop], photos: dict[float, Path], rounds: int, seconds: float
 ) -> Table:
-    """Every peer, photograph and number of clients."""
-    table = Table("megapixels", "clients", "served by", *HEADINGS, "RSS MiB", box=None)
-    for clients in CLIENTS:
-        for megapixels, photo in photos.items():
-            able = {name: peer for name, peer in peers.items() if peer.most_clients >= clients}
-            loads = {name: Load() for name in able}
-            for _ in range(rounds):
-                for name, peer in able.items():
-                    measure(peer, loads[name], photo, clients, seconds)
-            for name, met in loads.items():
-                rss = f"{rss_mib(able[name].pid):.0f}"
-                cells = met.cells(loads[PLAIN].rate)
-                table.add_row(f"{megapixels:g}", str(clients), name, *cells, rss)
+    """Every peer, photograph, number of people and of clients."""
+    columns = ("megapixels", "people", "clients", "served by", *HEADINGS, "RSS MiB")
+    table = Table(*columns, box=None)
+    for clients, (megapixels, photo), people in product(CLIENTS, photos.items(), PEOPLE):
+        able = {name: peer for name, peer in peers.items() if peer.most_clients >= clients}
+        loads = {name: Load() for name in able}
+        boxes = boxes_of(photo, people)
+        for _ in range(rounds):
+            for name, peer in able.items():
+                measure(peer, loads[name], photo, clients, seconds, **boxes)
+        for name, met in loads.items():
+            rss = f"{rss_mib(able[name].pid):.0f}"
+            cells = met.cells(loads[PLAIN].rate)
+            table.add_row(f"{megapixels:g}", str(people), str(clients), name, *cells, rss)
     return table
 
 
@@ -243,11 +262,8 @@ def growth(peer: Server, photos: dict[float, Path], rounds: int, seconds: float)
     loads = {case: Load() for case in cases}
     for _ in range(rounds):
         for (people, megapixels, clients), met in loads.items():
-            boxes = json.dumps([[40 + 90 * i, 60, 300, 700] for i in range(people)])
-            if people == 1:
-                measure(peer, met, photos[megapixels], clients, seconds)
-            else:
-                measure(peer, met, photos[megapixels], clients, seconds, boxes=boxes)
+            photo = photos[megapixels]
+            measure(peer, met, photo, clients, seconds, **boxes_of(photo, people))
     first = loads[cases[0]].rate
     for case, met in loads.items():
         table.add_row(*(f"{value:g}" for value in case), *met.cells(first))
@@ -266,7 +282,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         photos = {megapixels: photo_of(Path(name), megapixels) for megapixels in MEGAPIXELS}
         with started(options.network, photos[0.3]) as (peers, left_out):
-            console.print(f"{options.network}, whole photographs: {rounds} rounds of {seconds:g} s")
+            console.print(f"{options.network}: {rounds} rounds of {seconds:g} s")
             console.print(compared(peers, photos, rounds, seconds), *left_out, sep="\n")
             exact = peers[EXACT]
             assert isinstance(exact, Server)

@@ -37,6 +37,10 @@ Precision = Literal["exact", "fast"]
 """exact: 32-bit floats, as torch has them.  fast: bfloat16, where runtime and processor have it."""
 
 
+PAIRED_PIXELS = 192 * 128
+"""Crops of at most so many pixels run in pairs: alone, their coarse maps keep no core busy."""
+
+
 class Runtime(Protocol):
     """Runs one network. Normalisation is inside; no crop's maps depend on the other crops."""
 
@@ -125,23 +129,31 @@ class OpenVinoRuntime:
         if cache is not None:
             options["CACHE_DIR"] = str(cache)
         try:
-            compiled = core.compile_model(str(file), "CPU", options)
+            model = core.read_model(file)
+            compiled = {}
+            for count in _counts(model):
+                if count:
+                    # For one shape it is written in better code than for any.
+                    model.reshape([count, *_sides(model)])
+                compiled[count or 1] = core.compile_model(model, "CPU", options)
         except RuntimeError as error:  # OpenVINO has no narrower one
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams
         self.words = f"openvino {precision}"
-        self._names = [_own_name(output) for output in compiled.outputs]
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._names = [_own_name(output) for output in compiled[1].outputs]
+        self._free: queue.SimpleQueue[dict[int, Any]] = queue.SimpleQueue()
         for _ in range(streams):
-            self._free.put(compiled.create_infer_request())
+            self._free.put({n: each.create_infer_request() for n, each in compiled.items()})
 
     def run(self, batch: Batch) -> Maps:
         """RGB uint8 [N, H, W, 3] -> maps, each [N, ...] float32."""
-        request = self._free.get()
+        requests = self._free.get()
         try:
-            return _one_by_one(batch, self._names, lambda image: _answers(request, image))
+            return _in_parts(
+                batch, self._names, max(requests), lambda part: _answers(requests[len(part)], part)
+            )
         finally:
-            self._free.put(request)
+            self._free.put(requests)
 
 
 class OnnxRuntime:
@@ -167,8 +179,8 @@ class OnnxRuntime:
 
     def run(self, batch: Batch) -> Maps:
         """RGB uint8 [N, H, W, 3] -> maps, each [N, ...] float32."""
-        return _one_by_one(
-            batch, self._names, lambda image: self._session.run(self._names, {INPUT: image})
+        return _in_parts(
+            batch, self._names, 1, lambda image: self._session.run(self._names, {INPUT: image})
         )
 
 
@@ -197,23 +209,48 @@ def use_threads(count: int) -> int:
     return torch.get_num_threads()
 
 
-def _one_by_one(
-    batch: Batch, names: Sequence[str], run: Callable[[Batch], Sequence[npt.NDArray[np.float32]]]
+def _in_parts(
+    batch: Batch,
+    names: Sequence[str],
+    most: int,
+    run: Callable[[Batch], Sequence[npt.NDArray[np.float32]]],
 ) -> Maps:
-    """Maps of a batch, image after image: on one core a batch is no faster than its images."""
+    """Maps of a batch, `most` images at once and what is left one by one.
+
+    On one core a batch is no faster than its images, but for small ones.
+    """
     batch = np.ascontiguousarray(batch)  # OpenVINO reads the memory as it lies
     maps: Maps = {}
-    for i in range(len(batch)):
-        for name, values in zip(names, run(batch[i : i + 1]), strict=True):
+    start = 0
+    while start < len(batch):
+        count = most if start + most <= len(batch) else 1
+        end = start + count
+        for name, values in zip(names, run(batch[start:end]), strict=True):
             if name not in maps:
                 maps[name] = np.empty((len(batch), *values.shape[1:]), np.float32)
-            maps[name][i] = values[0]
+            maps[name][start:end] = values
+        start = end
     return maps
 
 
-def _answers(request: Any, image: Batch) -> Sequence[npt.NDArray[np.float32]]:
+def _sides(model: Any) -> list[int]:
+    """The axes of an OpenVINO model's images after the first, 0 for one of any length."""
+    return [0 if axis.is_dynamic else axis.get_length() for axis in model.input(0).partial_shape][
+        1:
+    ]
+
+
+def _counts(model: Any) -> tuple[int, ...]:
+    """So many images at once a model is compiled for; 0: for images of any size, one by one."""
+    height, width, _ = _sides(model)
+    if not height or not width:
+        return (0,)
+    return (1, 2) if height * width <= PAIRED_PIXELS else (1,)
+
+
+def _answers(request: Any, images: Batch) -> Sequence[npt.NDArray[np.float32]]:
     """What an OpenVINO request answers; its next run writes over it."""
-    found = request.infer([image], share_inputs=True, share_outputs=True)
+    found = request.infer([images], share_inputs=True, share_outputs=True)
     return list(found.values())
 
 

@@ -30,24 +30,26 @@ class PoseAPI(LitAPI):  # type: ignore[misc]
     def decode_request(self, request: Request) -> Any:
         """The network's input of one upload."""
         form: Any = request  # LitServe hands in the form that was sent
-        return to_input(form["image"].file.read(), self.model.size)
+        return to_input(form["image"].file.read(), self.model.size, form.get("boxes"))
 
     def batch(self, inputs: list[Any]) -> Any:
-        """One array of several inputs."""
-        return np.stack([array for array, _ in inputs]), [size for _, size in inputs]
+        """One array of the crops of several uploads."""
+        return np.concatenate([array for array, _ in inputs]), [boxes for _, boxes in inputs]
 
     def predict(self, batch: Any) -> Any:
         """Heatmaps of a batch."""
-        arrays, sizes = batch
+        arrays, boxes = batch
         with torch.no_grad():
-            return self.model(torch.from_numpy(arrays)).numpy(), sizes
+            return self.model(torch.from_numpy(arrays)).numpy(), boxes
 
     def unbatch(self, output: Any) -> Any:
         """Answers one by one."""
-        return list(zip(*output, strict=True))
+        heatmaps, boxes = output
+        ends = np.cumsum([len(people) for people in boxes])[:-1]
+        return list(zip(np.split(heatmaps, ends), boxes, strict=True))
 
     def encode_response(self, output: Any) -> Any:
-        """JSON of one person."""
+        """JSON of everybody."""
         return to_answer(*output)
 
 

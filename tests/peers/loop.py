@@ -1,4 +1,4 @@
-"""No server: ONNX Runtime called in a loop by a script. Reads `PHOTO SECONDS` from its input.
+"""No server: ONNX Runtime called in a loop by a script. Reads lines `PHOTO SECONDS [BOXES]`.
 
 python -m tests.peers.loop NETWORK; answers each line with JSON as tests.peers.load does.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from heads.export import export_onnx
 from heads.load import load
 from heads.onnx_file import INPUT
-from tests.peers.usual import to_answer
+from tests.peers.usual import boxes_of, to_answer
 
 
 def main(name: str) -> None:
@@ -30,7 +30,7 @@ def main(name: str) -> None:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     say("ready")
     for line in sys.stdin:
-        photo, seconds = line.rsplit(maxsplit=1)
+        photo, seconds, *more = line.split(maxsplit=2)
         data = np.frombuffer(Path(photo).read_bytes(), np.uint8)
         times: list[float] = []
         end = time.perf_counter() + float(seconds)
@@ -39,9 +39,13 @@ def main(name: str) -> None:
             decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
             assert decoded is not None
             image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-            small = cv2.resize(image, (width, height))
-            (heatmaps,) = session.run(None, {INPUT: np.ascontiguousarray(small)[None]})
-            json.dumps(to_answer(heatmaps[0], (image.shape[1], image.shape[0])))
+            boxes = boxes_of(more[0] if more else None, image.shape[1], image.shape[0])
+            crops = []
+            for box in boxes:
+                left, top, right, bottom = map(int, (*box[:2], box[0] + box[2], box[1] + box[3]))
+                crops.append(cv2.resize(image[top:bottom, left:right], (width, height)))
+            (heatmaps,) = session.run(None, {INPUT: np.stack(crops)})
+            json.dumps(to_answer(heatmaps, boxes))
             times.append(time.perf_counter() - start)
         say(json.dumps({"seconds": sum(times), "times": times, "failed": 0}))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 import uvicorn
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI, Form, UploadFile
 
 from tests.peers.usual import Plain, to_answer, to_input
 
@@ -19,11 +19,14 @@ def create(name: str) -> FastAPI:
     model = Plain(name)
 
     @app.post("/pose")
-    async def pose(image: Annotated[UploadFile, "a photograph"]) -> dict[str, Any]:
-        array, size = to_input(await image.read(), model.size)
+    async def pose(
+        image: Annotated[UploadFile, "a photograph"],
+        boxes: Annotated[str | None, Form()] = None,
+    ) -> dict[str, Any]:
+        array, people = to_input(await image.read(), model.size, boxes)
         with torch.no_grad():
-            heatmaps = model(torch.from_numpy(array)[None])
-        return to_answer(heatmaps[0].numpy(), size)
+            heatmaps = model(torch.from_numpy(array))
+        return to_answer(heatmaps.numpy(), people)
 
     @app.get("/health/ready")
     async def ready() -> str:

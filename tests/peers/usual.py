@@ -1,6 +1,7 @@
 """What a pose network needs before and after it, as it is usually written; shared by the peers."""
 
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from heads.network import Network
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+Boxes = list[list[float]]
+"""[left, top, width, height] of each person, in pixels of the photograph."""
 
 
 class Plain(torch.nn.Module):
@@ -29,22 +33,36 @@ class Plain(torch.nn.Module):
         return heatmaps
 
 
-def to_input(data: bytes, size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
-    """A normalised [3, H, W] of the whole photograph, and the photograph's (width, height)."""
+def boxes_of(field: str | None, width: int, height: int) -> Boxes:
+    """The boxes that were sent; without any the whole photograph is one person."""
+    boxes: Boxes = json.loads(field) if field else [[0, 0, width, height]]
+    return boxes
+
+
+def to_input(
+    data: bytes, size: tuple[int, int], field: str | None
+) -> tuple[npt.NDArray[np.float32], Boxes]:
+    """A normalised [3, H, W] of each box of a photograph, as [N, 3, H, W], and the boxes."""
     photo = Image.open(io.BytesIO(data)).convert("RGB")
-    small = np.asarray(photo.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float32)
-    array = np.asarray((small / 255 - MEAN) / STD, np.float32).transpose(2, 0, 1)
-    return array, photo.size
+    boxes = boxes_of(field, photo.width, photo.height)
+    crops = []
+    for left, top, width, height in boxes:
+        corners = (left, top, left + width, top + height)
+        small = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR, corners)
+        crops.append(((np.asarray(small, np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1))
+    return np.stack(crops).astype(np.float32), boxes
 
 
-def to_answer(heatmaps: npt.NDArray[np.float32], size: tuple[int, int]) -> dict[str, Any]:
-    """One person's heatmaps [K, h, w] as JSON; size: the photograph's (width, height)."""
-    k, h, w = heatmaps.shape
-    best = heatmaps.reshape(k, -1).argmax(axis=1)
-    scores = heatmaps.reshape(k, -1).max(axis=1)
-    return {
-        "keypoints": [
-            [float(i % w) * size[0] / w, float(i // w) * size[1] / h, float(score)]
-            for i, score in zip(best, scores, strict=True)
-        ]
-    }
+def to_answer(heatmaps: npt.NDArray[np.float32], boxes: Boxes) -> dict[str, Any]:
+    """Heatmaps [N, K, h, w] of everybody as JSON."""
+    _, k, h, w = heatmaps.shape
+    people = []
+    for maps, (left, top, width, height) in zip(heatmaps, boxes, strict=True):
+        flat = maps.reshape(k, -1)
+        people.append(
+            [
+                [left + float(i % w) * width / w, top + float(i // w) * height / h, float(score)]
+                for i, score in zip(flat.argmax(axis=1), flat.max(axis=1), strict=True)
+            ]
+        )
+    return {"people": people}
