@@ -1,17 +1,25 @@
 # The server with its networks inside. CPU by default; for CUDA:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 -t hrpose:cuda .
 # A read-only root works:  docker run --read-only --tmpfs /tmp -p 8000:8000 hrpose
-ARG PYTHON=3.11
 
-FROM python:${PYTHON}-slim AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Debian's own Python, without what was compiled of its library and its pages of help.
+FROM debian:bookworm-slim AS python
+RUN apt-get update && apt-get install -y --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /usr/lib/python3.11/pydoc_data \
+    && find /usr/lib/python3* -name __pycache__ -prune -exec rm -rf {} +
+
+FROM python AS tools
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv binutils
 WORKDIR /src
-RUN python -m venv /opt/hrpose
+
+FROM tools AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN python3 -m venv /opt/hrpose
 
 # What changes least comes first: torch, the other dependencies, then the code.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print(*p['dependencies'], *e['serve'], *e['torch'], *e['train'], sep='\n')" | grep -v '^hrpose' > requirements.txt
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print(*p['dependencies'], *e['serve'], *e['torch'], *e['train'], sep='\n')" | grep -v '^hrpose' > requirements.txt
 RUN /opt/hrpose/bin/pip install --index-url "$TORCH_INDEX" $(grep '^torch' requirements.txt)
 RUN /opt/hrpose/bin/pip install -r requirements.txt
 COPY README.md LICENSE NOTICE hrpose.py ./
@@ -23,10 +31,8 @@ COPY training training/
 RUN /opt/hrpose/bin/pip install --no-deps .
 
 # The server alone, without torch:  docker build --target slim -t hrpose:slim .
-FROM python:${PYTHON}-slim AS slim-build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /src
-RUN python -m venv /opt/hrpose
+FROM tools AS slim-build
+RUN python3 -m venv /opt/hrpose
 COPY pyproject.toml README.md LICENSE NOTICE hrpose.py ./
 COPY models models/
 COPY heads heads/
@@ -40,9 +46,11 @@ RUN cd /opt/hrpose/lib/python*/site-packages \
         openvino/libs/libopenvino_tensorflow*_frontend.so* openvino/libs/libopenvino_pytorch_frontend.so* \
         openvino/libs/libopenvino_paddle_frontend.so* openvino/libs/libopenvino_gguf_frontend.so* \
         openvino/libs/libopenvino_jax_frontend.so* openvino/include numpy/*/tests numpy/tests \
-        pip pip-* setuptools setuptools-* pkg_resources
+        pip pip-* setuptools setuptools-* pkg_resources \
+    # Not what lies in *.libs: stripped after it was patched, it cannot be loaded.
+    && find uvloop httptools wrapt -name '*.so' -exec strip --strip-unneeded {} +
 
-FROM python:${PYTHON}-slim AS server
+FROM python AS server
 # Downloaded weights are all that is ever written, besides /tmp.
 RUN useradd --system --uid 10001 --user-group --home-dir /var/cache/hrpose hrpose \
     && install -d -o hrpose -g hrpose /var/cache/hrpose
