@@ -170,12 +170,13 @@ class Loader:
                 "runtime: pip install 'hrpose[openvino]'"
             )
         # OpenVINO knows a file by its path, size and second: only names with a hash are safe.
+        folder = compiled_folder()
         make: dict[str, Callable[[], Runtime]] = {
             "openvino": lambda: OpenVinoRuntime(
                 file,
                 precision=compute.precision,
                 streams=compute.streams,
-                cache=_compiled_folder() if file.parent == zoo.cache_dir() / "exports" else None,
+                cache=_writable(folder) if file.parent == folder.parent else None,
             ),
             "onnx": lambda: OnnxRuntime(file, streams=compute.streams),
         }
@@ -190,9 +191,13 @@ def _trained(source: str | Path) -> str | Path | None:
     return next((e.name for e in zoo.entries() if e.network == form and is_here(e.name)), None)
 
 
-def _compiled_folder() -> Path | None:
-    """Where OpenVINO keeps what it compiled; None where nothing can be kept."""
-    folder = zoo.cache_dir() / "exports" / "openvino"
+def compiled_folder() -> Path:
+    """Where OpenVINO keeps what it compiled."""
+    return zoo.cache_dir() / "exports" / "openvino"
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder, made where it is missing; None where nothing can be kept in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -4,11 +4,10 @@ Whoever runs a network holds a lease. What is swapped or unloaded gives up its n
 that no new request gets it, and is closed when its last lease has ended; so no request fails.
 """
 
-import ctypes
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,8 @@ from models.errors import HrposeError
 from service.errors import Conflict, Overloaded
 from service.inference.batcher import BatchCounters
 from service.inference.job import Job
+from service.inference.loading import compiled_folder
+from service.inference.memory import return_freed, return_read
 from service.inference.pipeline import PeopleNetwork, PoseNetwork
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
@@ -182,11 +183,14 @@ class Networks:
             self._leaving.discard(old)
             done = old.network.batcher.counters()
             self._past[name] = self._past.get(name, BatchCounters()) + done
-        return_memory()
+        return_freed()
 
 
 def warm(name: str, network: Served) -> None:
-    """Runs a network once. Raises CheckpointError for one that loads and cannot be run."""
+    """Runs a network once, and gives back what was only read for that.
+
+    Raises CheckpointError for one that loads and cannot be run.
+    """
     image = np.zeros((256, 256, 3), np.uint8)
     spec = network.spec
     whole = spec.task in ("people", "segment")
@@ -197,12 +201,7 @@ def warm(name: str, network: Served) -> None:
         raise
     except Exception as error:  # whatever a runtime meets; the batcher has logged it
         raise CheckpointError(f"{name} can be loaded but not run; the log has more") from error
-
-
-def return_memory() -> None:
-    """Gives the system back what the process has freed; glibc by itself keeps it in its heaps."""
-    with suppress(OSError, AttributeError, TypeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    return_read(compiled_folder())
 
 
 def stamp_of(path: Path) -> Stamp | None:
