@@ -55,7 +55,7 @@ parity: $(VENV)/dev.stamp
 
 # The campaign that makes the HRNet that ships, from DATA with train/ and val/; goes on where it was.
 train-default: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/hrpose train recipes/hrnet_w18_small_256x192.toml --data $(DATA)
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/hrpose train recipes/hrnet_w18_small.toml --data $(DATA)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench

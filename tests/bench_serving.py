@@ -1,6 +1,6 @@
 """`make bench`: hrpose as a service against what people write without it, on one machine.
 
-python -m tests.bench_serving [--quick] [--network NAME]
+python -m tests.bench_serving [--rounds N] [--seconds S] [--network NAME]
 
 Servers run in processes of their own, started together, and are loaded in turn in interleaved
 rounds, so that a busy neighbour disturbs all alike: the ratios count, the times are this machine's.
@@ -172,7 +172,9 @@ class Loop:
 def hrpose_words(network: str, *more: str) -> tuple[str, ...]:
     """The command of a server with one network and whole photographs as boxes."""
     words = ("hrpose", "serve", "--port", "{port}", "--log-level", "error", "--detector", "none")
-    return (*words, "--timeout-s", "300", "--model", network, *more)
+    # 32 clients with 10 people each are not to be refused; by itself it holds 256 crops.
+    bounds = ("--timeout-s", "300", "--max-queue", "320")
+    return (*words, *bounds, "--model", network, *more)
 
 
 @contextlib.contextmanager
@@ -273,10 +275,11 @@ def growth(peer: Server, photos: dict[float, Path], rounds: int, seconds: float)
 def main() -> None:
     """Prints the tables."""
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--quick", action="store_true", help="one short round of everything")
+    asked.add_argument("--rounds", type=int, default=3)
+    asked.add_argument("--seconds", type=float, default=3.0, help="of each round")
     asked.add_argument("--network", default="hrnet_w18_small")
     options = asked.parse_args()
-    rounds, seconds = (1, 1.0) if options.quick else (3, 3.0)
+    rounds, seconds = options.rounds, options.seconds
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     console = Console(width=130)
     with tempfile.TemporaryDirectory() as name:
