@@ -223,7 +223,7 @@ def run(*arguments: str) -> subprocess.Popen[str]:
 def test_a_short_run_learns_where_drawn_people_have_their_keypoints(
     data: Path, tmp_path: Path
 ) -> None:
-    """100 steps; the long form, to AP > 0.9, is in test_training.py."""
+    """150 steps, enough for any seed; the long form, to AP > 0.9, is in test_training.py."""
     changes = [
         'network.backbone={name="mobilenet_v2", options={width_multiplier=0.25}}',
         "network.head.channels=32",
@@ -231,7 +231,7 @@ def test_a_short_run_learns_where_drawn_people_have_their_keypoints(
             f"views.{k}=0"
             for k in ("scale", "rotation_deg", "shift", "flip", "half_body", "colour")
         ),
-        *(f"optimisation.{c}" for c in ("samples_per_epoch=800", "batch=8", "warmup_steps=10")),
+        *(f"optimisation.{c}" for c in ("samples_per_epoch=1200", "batch=8", "warmup_steps=10")),
         *(f"optimisation.{c}" for c in ("learning_rate=3e-3", "ema=0.9", "precision=fp32")),
     ]
     train(recipe_of(data, *changes), data, tmp_path)
