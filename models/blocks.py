@@ -6,6 +6,7 @@ without renaming: `conv1`, `bn1`, `downsample.0` (ResNet), `conv.0.0` (MobileNet
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class MixConv2d(nn.Conv2d):
         align_corners: bool = False,
     ) -> None:
         super().__init__(sum(widths), out_channels, kernel_size=1, bias=bias)
-        ends = [sum(widths[: i + 1]) for i in range(len(widths))]
+        ends = accumulate(widths)
         self.shares = tuple(
             slice(end - width, end) for end, width in zip(ends, widths, strict=True)
         )

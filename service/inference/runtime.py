@@ -129,13 +129,7 @@ class OpenVinoRuntime:
         if cache is not None:
             options["CACHE_DIR"] = str(cache)
         try:
-            model = core.read_model(file)
-            compiled = {}
-            for count in _counts(model):
-                if count:
-                    # For one shape it is written in better code than for any.
-                    model.reshape([count, *_sides(model)])
-                compiled[count or 1] = core.compile_model(model, "CPU", options)
+            compiled = _compiled(core, core.read_model(file), options)
         except RuntimeError as error:  # OpenVINO has no narrower one
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams
@@ -233,19 +227,18 @@ def _in_parts(
     return maps
 
 
-def _sides(model: Any) -> list[int]:
-    """The axes of an OpenVINO model's images after the first, 0 for one of any length."""
-    return [0 if axis.is_dynamic else axis.get_length() for axis in model.input(0).partial_shape][
-        1:
-    ]
-
-
-def _counts(model: Any) -> tuple[int, ...]:
-    """So many images at once a model is compiled for; 0: for images of any size, one by one."""
-    height, width, _ = _sides(model)
-    if not height or not width:
-        return (0,)
-    return (1, 2) if height * width <= PAIRED_PIXELS else (1,)
+def _compiled(core: Any, model: Any, options: dict[str, object]) -> dict[int, Any]:
+    """An OpenVINO model made ready, by how many images at once: 1, and 2 where they are small."""
+    axes = list(model.input(0).partial_shape)[1:]
+    if any(axis.is_dynamic for axis in axes):  # whole images, of any size
+        return {1: core.compile_model(model, "CPU", options)}
+    height, width, channels = (axis.get_length() for axis in axes)
+    made = {}
+    for count in (1, 2) if height * width <= PAIRED_PIXELS else (1,):
+        # For one shape it is written in better code than for any.
+        model.reshape([count, height, width, channels])
+        made[count] = core.compile_model(model, "CPU", options)
+    return made
 
 
 def _answers(request: Any, images: Batch) -> Sequence[npt.NDArray[np.float32]]:
