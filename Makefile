@@ -59,8 +59,6 @@ train-default: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench_serving
-	$(BIN)/python -m tests.bench_training
 
 # Half an hour of mixed traffic: nothing may grow, and no answer may change.
 soak: $(VENV)/dev.stamp

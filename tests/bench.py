@@ -1,181 +1,47 @@
-"""`make bench`: how fast the parts are, each against the plain way, in one run on one machine.
+"""`make bench`: one table of all that is measured, in one run on one machine.
 
-Times are the best of interleaved rounds, so that a busy neighbour disturbs both sides alike; only
-the ratios mean something on another machine.
+python -m tests.bench [--only PART ...] [--rounds N] [--seconds S] [--network NAME]
+
+Ratios count; times are this machine's. Nothing else should be running.
 """
 
-import contextlib
-import copy
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import get_args
+import argparse
+import sys
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from heads.codec import HeatmapCodec
-from heads.errors import CheckpointError, ExportError
-from heads.export import export_onnx
-from heads.geometry import Crop
-from heads.image import decode_image, warp
-from heads.load import load
-from heads.network import Network, build, input_tensor
-from heads.spec import default_spec
-from models.profile import profile
-from service.errors import RuntimeMissing
-from service.inference.runtime import OnnxRuntime, OpenVinoRuntime, Precision, Runtime, TorchRuntime
-from tests.conftest import ROOT
+from tests.bench_networks import networks, parts
+from tests.bench_serving import serving
+from tests.bench_training import training
+from tests.report import Report
 
-ROUNDS = 12
-NETWORKS = ("movenet_thunder", "movenet_multipose", "hrnet_w18_small")
-LARGE = "hrnet_w32+simple"  # random weights: speed is real, answers are not
-WHOLE_SIZE = (320, 480)  # a photograph of 3:2, as a people network sees it
-BATCHES = (1, 8)
-PLAIN = "torch, as it is built"
-MATRIX = 1024
-"""Side of the square matrices whose product tells how fast this processor can multiply and add."""
-
-
-def race(
-    ways: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
-    """Best milliseconds of each way; the first call of each is not counted."""
-    for call in ways.values():
-        call()
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(ROUNDS):
-        for way, call in ways.items():
-            start = clock()
-            call()
-            best[way] = min(best[way], (clock() - start) * 1000)
-    return best
-
-
-def networks() -> Table:
-    """Networks alone on one thread: CPU milliseconds an image by each runtime, and ratios.
-
-    Of the floor: how many times longer than the same multiply-adds take in a product of matrices.
-    """
-    torch.set_num_threads(1)
-    table = Table(
-        "network", "crops", "by", "faster by", "CPU ms an image", "of the floor", box=None
-    )
-    for network in (*map(load, NETWORKS), build(default_spec(LARGE)).eval()):
-        for count in BATCHES:
-            times, floors = network_times(network, count)
-            for way, ms in times.items():
-                floor_ms = floors[torch.bfloat16 if way.endswith(" fast") else torch.float32]
-                table.add_row(
-                    network.spec.name, str(count), way,
-                    f"{times[PLAIN] / ms:.2f}x", f"{ms:.2f}", f"{ms / floor_ms:.2f}x",
-                )  # fmt: skip
-    return table
-
-
-def network_times(
-    network: Network, count: int
-) -> tuple[dict[str, float], dict[torch.dtype, float]]:
-    """Best CPU milliseconds an image of `count` crops, by the plain way and by each runtime.
-
-    Second, the milliseconds that its multiply-adds take at the speed of a product of matrices.
-    """
-    spec = network.spec
-    size = WHOLE_SIZE if spec.task == "people" else spec.input_size
-    batch = np.random.default_rng(0).integers(0, 255, (count, *size, 3), np.uint8)
-    # Runtimes keep the module in a memory layout of their own, so the plain way gets a copy.
-    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-
-    def run_plain() -> None:
-        with torch.no_grad():
-            plain(input_tensor(spec, torch.from_numpy(batch)))
-
-    ways: dict[str, Callable[[], object]] = {PLAIN: run_plain}
-    with tempfile.TemporaryDirectory() as folder:
-        for way, runtime in runtimes(network, Path(folder) / "network.onnx").items():
-            ways[way] = partial(runtime.run, batch)
-        # Measured between the others, so that all meet the same neighbours.
-        products = {torch.float32: "float32"}
-        if any(way.endswith(" fast") for way in ways):
-            products[torch.bfloat16] = "bfloat16"
-        for kind, name in products.items():
-            matrix = torch.rand(MATRIX, MATRIX).to(kind)
-            ways[name] = partial(torch.mm, matrix, matrix)
-        best = race(ways, time.process_time)
-    share = profile(network, size).multiply_adds / MATRIX**3
-    floors = {kind: best.pop(name) * share for kind, name in products.items()}
-    return {way: ms / count for way, ms in best.items()}, floors
-
-
-def runtimes(network: Network, file: Path) -> dict[str, Runtime]:
-    """Every runtime that is installed, ready to run the network."""
-    made: dict[str, Runtime] = {
-        "torch, NHWC": TorchRuntime(copy.deepcopy(network), network.spec, fold=False),
-        "torch, NHWC, folded": TorchRuntime(copy.deepcopy(network), network.spec),
-    }
-    with contextlib.suppress(RuntimeMissing, ExportError):
-        export_onnx(network, file)
-        made["ONNX Runtime"] = OnnxRuntime(file)
-    with contextlib.suppress(RuntimeMissing, CheckpointError):
-        for precision in get_args(Precision):
-            openvino = OpenVinoRuntime(file, precision=precision)
-            made[openvino.words.replace("openvino", "OpenVINO")] = openvino
-    return made
-
-
-def decoding(table: Table) -> None:
-    """DARK on windows of the peaks for all people at once, against one map after another."""
-    codec = HeatmapCodec((256, 192), (64, 48))
-    rng = np.random.default_rng(0)
-    maps, _ = codec.encode(rng.uniform(20, 150, (32, 17, 2)), np.ones((32, 17)))
-
-    def plain() -> None:
-        for person in maps:
-            for k in range(17):
-                codec.decode(person[None, k : k + 1])
-
-    add(table, "decode 32 people, DARK", "map by map", plain, lambda: codec.decode(maps))
-
-
-def cropping(table: Table) -> None:
-    """A person's crop from a large photograph: averaged first, against plain bilinear."""
-    photo = decode_image((ROOT / "docs" / "street.jpg").read_bytes())
-    large = np.repeat(np.repeat(photo, 6, axis=0), 6, axis=1)
-    crop = Crop.around((2000.0, 1000.0, 420.0, 1200.0), (256, 192))
-    add(
-        table, "crop of a 10 megapixel photo", "bilinear (aliased)",
-        lambda: warp(large, crop, antialias=False), lambda: warp(large, crop),
-    )  # fmt: skip
-
-
-def add(
-    table: Table,
-    what: str,
-    against: str,
-    plain: Callable[[], object],
-    ours: Callable[[], object],
-) -> None:
-    """One row: what, against what, the ratio, and both times."""
-    best = race({"plain": plain, "ours": ours})
-    ratio = f"{best['plain'] / best['ours']:.2f}x"
-    table.add_row(what, against, ratio, f"{best['plain']:.2f}", f"{best['ours']:.2f}")
+PARTS = ("networks", "serving", "parts", "training")
 
 
 def main() -> None:
-    """Prints the tables."""
-    console = Console(width=110)
-    threads = torch.get_num_threads()
-    parts = Table("what", "against", "faster by", "plain ms", "ours ms", box=None)
-    decoding(parts)
-    cropping(parts)
-    console.print(f"torch {torch.__version__}, {threads} threads, best of {ROUNDS} rounds")
-    console.print(parts)
-    console.print(f"networks alone, one thread, CPU time, best of {ROUNDS} rounds")
-    console.print(networks())
+    """Measures part by part, then prints the table."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    asked.add_argument("--rounds", type=int, default=3, help="of each server")
+    asked.add_argument("--seconds", type=float, default=3.0, help="of each server's round")
+    asked.add_argument("--network", default="hrnet_w18_small", help="that is served")
+    options = asked.parse_args()
+    report = Report()
+    for part in options.only:
+        sys.stderr.write(f"measuring {part} ...\n")
+        match part:
+            case "networks":
+                networks(report)
+            case "serving":
+                serving(report, options.network, options.rounds, options.seconds)
+            case "parts":
+                parts(report)
+            case "training":
+                training(report)
+    console = Console(width=160)
+    console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    console.print(report.table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from heads.geometry import Crop
 from heads.image import decode_image, warp
@@ -19,6 +18,7 @@ from service.inference.engine import DEFAULT_DETECTOR, Engine
 from service.inference.job import Job
 from service.inference.pipeline import Pipeline
 from service.written import write_pose
+from tests.report import Report
 
 CALLS = 40
 
@@ -34,7 +34,7 @@ def cpu_ms(call: Callable[[], object]) -> float:
     return float(np.percentile(times, 10)) * 1000
 
 
-def phases(network: str, photo: Path, whole_ms: float) -> Table:
+def phases(report: Report, network: str, photo: Path, whole_ms: float) -> None:
     """One person, the whole photograph as the box. whole_ms: what a server spends on a request."""
     data = photo.read_bytes()
     engine = Engine(model=network, detector="none", threads=1)
@@ -74,9 +74,8 @@ def phases(network: str, photo: Path, whole_ms: float) -> Table:
             f"one person by {default.spec.name}": cpu_ms(pass_of(default, default.spec.crop(box))),
         }
     parts["HTTP and the rest"] = whole_ms - sum(parts.values())
-    table = Table("phase", "CPU ms", "of the network", box=None)
-    for name, ms in {**parts, "a request": whole_ms, **beside}.items():
-        table.add_row(name, f"{ms:.2f}", f"{ms / parts['network']:.2f}x")
     around = whole_ms - parts["network"]
-    table.add_row("all but the network", f"{around:.2f}", f"{around / parts['network']:.2f}x")
-    return table
+    report.part("phases, 0.9 MP, people: 1, clients: 1", "the network", "")
+    rows = {**parts, "a request": whole_ms, "all but the network": around, **beside}
+    for name, ms in rows.items():
+        report.add(name, "hrpose, exact", ratio=ms / parts["network"], cpu_ms=ms)

@@ -1,16 +1,14 @@
 """`make bench`: hrpose as a service against what people write without it, on one machine.
 
-python -m tests.bench_serving [--rounds N] [--seconds S] [--network NAME]
-
 Servers run in processes of their own, started together, and are loaded in turn in interleaved
 rounds, so that a busy neighbour disturbs all alike: the ratios count, the times are this machine's.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +22,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from heads.image import encode_image, read_image
 from tests.bench_phases import phases
 from tests.conftest import ROOT
 from tests.processes import cpu_seconds, environment, free_port, rss_mib
+from tests.report import Report
 from training.loop import arithmetic
 
 PLAIN = "FastAPI + torch"
@@ -64,19 +61,19 @@ class Load:
         """Photographs a second, the median round's."""
         return float(np.median(self.rates))
 
-    def cells(self, against: float | None = None) -> list[str]:
-        """Ratio, photographs a second, p50, p95, p99 and CPU a photograph, in milliseconds."""
+    def report(self, to: Report, what: str, by: str, against: float, beside: str = "") -> None:
+        """One row; against: the rate that the ratio is to."""
         p50, p95, p99 = np.percentile(self.times, (50, 95, 99)) * 1000
-        failed = f" ({self.failed} failed)" if self.failed else ""
-        return [
-            "" if against is None else f"{self.rate / against:.2f}x",
-            f"{self.rate:.1f}{failed}",
-            *(f"{ms:.1f}" for ms in (p50, p95, p99)),
-            f"{self.cpu * 1000 / max(1, len(self.times)):.1f}",
-        ]
-
-
-HEADINGS = ("ratio", "photos/s", "p50 ms", "p95 ms", "p99 ms", "server CPU ms/photo")
+        failed = f"{self.failed} failed" if self.failed else ""
+        to.add(
+            what,
+            by,
+            ratio=self.rate / against,
+            a_second=self.rate,
+            percentiles_ms=(float(p50), float(p95), float(p99)),
+            cpu_ms=self.cpu * 1000 / max(1, len(self.times)),
+            beside=", ".join(filter(None, (beside, failed))),
+        )
 
 
 class Peer(Protocol):
@@ -99,7 +96,7 @@ class Server:
         command = [word.format(port=self.port) for word in words]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL,
+            env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self.pid = self._process.pid
         self._name = words[0]
@@ -127,9 +124,11 @@ class Server:
             time.sleep(0.5)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, and those it has started and left behind (LitServe's workers)."""
         self._process.terminate()
         self._process.wait(30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 class Loop:
@@ -236,12 +235,19 @@ def boxes_of(photo: Path, people: int) -> dict[str, str]:
     return {"boxes": json.dumps(boxes, separators=(",", ":"))}
 
 
+def case(people: int, megapixels: float, clients: int) -> str:
+    """What is asked of a server, in words."""
+    return f"{megapixels:g} MP, people: {people}, clients: {clients}"
+
+
 def compared(
-    peers: dict[str, Server | Loop], photos: dict[float, Path], rounds: int, seconds: float
-) -> Table:
+    report: Report,
+    peers: dict[str, Server | Loop],
+    photos: dict[float, Path],
+    rounds: int,
+    seconds: float,
+) -> None:
     """Every peer, photograph, number of people and of clients."""
-    columns = ("megapixels", "people", "clients", "served by", *HEADINGS, "RSS MiB")
-    table = Table(*columns, box=None)
     for clients, (megapixels, photo), people in product(CLIENTS, photos.items(), PEOPLE):
         able = {name: peer for name, peer in peers.items() if peer.most_clients >= clients}
         loads = {name: Load() for name in able}
@@ -250,53 +256,42 @@ def compared(
             for name, peer in able.items():
                 measure(peer, loads[name], photo, clients, seconds, **boxes)
         for name, met in loads.items():
-            rss = f"{rss_mib(able[name].pid):.0f}"
-            cells = met.cells(loads[PLAIN].rate)
-            table.add_row(f"{megapixels:g}", str(people), str(clients), name, *cells, rss)
-    return table
+            memory = f"RSS {rss_mib(able[name].pid):.0f} MiB"
+            what = case(people, megapixels, clients)
+            met.report(report, what, name, loads[PLAIN].rate, memory)
 
 
-def growth(peer: Server, photos: dict[float, Path], rounds: int, seconds: float) -> Table:
+def growth(
+    report: Report, peer: Server, photos: dict[float, Path], rounds: int, seconds: float
+) -> None:
     """Hrpose alone: more people, larger photographs, more clients; ratios to the first row."""
-    table = Table("people", "megapixels", "clients", *HEADINGS, box=None)
     cases = [(people, 2.0, 8) for people in PEOPLE]
     cases += [(1, megapixels, 8) for megapixels in photos] + [(1, 2.0, n) for n in (1, 8, 32)]
-    loads = {case: Load() for case in cases}
+    loads = {asked: Load() for asked in cases}
     for _ in range(rounds):
         for (people, megapixels, clients), met in loads.items():
             photo = photos[megapixels]
             measure(peer, met, photo, clients, seconds, **boxes_of(photo, people))
-    first = loads[cases[0]].rate
-    for case, met in loads.items():
-        table.add_row(*(f"{value:g}" for value in case), *met.cells(first))
-    return table
+    for asked, met in loads.items():
+        met.report(report, case(*asked), EXACT, loads[cases[0]].rate)
 
 
-def main() -> None:
-    """Prints the tables."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--seconds", type=float, default=3.0, help="of each round")
-    asked.add_argument("--network", default="hrnet_w18_small")
-    options = asked.parse_args()
-    rounds, seconds = options.rounds, options.seconds
+def serving(report: Report, network: str, rounds: int, seconds: float) -> None:
+    """End to end against the peers, the growth of hrpose's cost, and its phases."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    console = Console(width=130)
     with tempfile.TemporaryDirectory() as name:
         photos = {megapixels: photo_of(Path(name), megapixels) for megapixels in MEGAPIXELS}
-        with started(options.network, photos[0.3]) as (peers, left_out):
-            console.print(f"{options.network}: {rounds} rounds of {seconds:g} s")
-            console.print(compared(peers, photos, rounds, seconds), *left_out, sep="\n")
+        with started(network, photos[0.3]) as (peers, left_out):
+            how = f"{rounds} rounds of {seconds:g} s"
+            report.part(f"{network} end to end, {how}", PLAIN, "photos")
+            compared(report, peers, photos, rounds, seconds)
+            for words in left_out:
+                report.note(words)
             exact = peers[EXACT]
             assert isinstance(exact, Server)
-            console.print("growth, hrpose exact")
-            console.print(growth(exact, photos, rounds, seconds))
+            report.part(f"growth, {how}", "the first of these", "photos")
+            growth(report, exact, photos, rounds, seconds)
             photo = photo_of(Path(name), 0.9216)
             met = Load()
             measure(exact, met, photo, 1, 2 * seconds)
-            console.print("phases of 0.9 megapixels, one person, CPU ms")
-            console.print(phases(options.network, photo, met.cpu * 1000 / len(met.times)))
-
-
-if __name__ == "__main__":
-    main()
+            phases(report, network, photo, met.cpu * 1000 / len(met.times))

@@ -7,14 +7,13 @@ Adam as it comes. Both see the same crops of the photographs in docs/ and update
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
@@ -25,6 +24,7 @@ from heads.network import build
 from heads.skeleton import COCO_17
 from heads.spec import NetworkSpec, default_spec
 from tests.conftest import ROOT
+from tests.report import Report
 from training.augment import Augmentation
 from training.data import EpochSampler, PoseDataset, Sample
 from training.loop import _backward, _step
@@ -154,30 +154,23 @@ def best_seconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     return best
 
 
-def row(name: str, batch: int, count: int) -> list[str]:
-    """One network: images a second both ways, and of the data without a network."""
-    samples, spec = people(), default_spec(name)
-    plain, ours = plain_loop(spec, samples, batch), our_loop(spec, samples, batch)
-    plain(1)  # kernels are chosen in the first step
-    ours(1)
-    data = our_data(spec, samples, batch)
-    times = best_seconds([lambda: plain(count), lambda: ours(count), lambda: list(data)])
-    slow, fast, alone = batch * count / times[0], batch * count / times[1], PEOPLE / times[2]
-    ratios = (f"{fast / slow:.2f}x", f"{alone:.0f}", f"{alone / fast:.1f}x")
-    return [name, f"{slow:.1f}", f"{fast:.1f}", *ratios]
-
-
-def main() -> None:
-    """Prints the table."""
-    rates = ("plain images/s", "ours images/s", "faster by", "data alone", "over network")
-    table = Table("network, 256x192", *rates, box=None)
+def training(report: Report) -> None:
+    """Each network by both loops, and the data without a network."""
+    report.part(f"training, 256x192, best of {ROUNDS}", "the plain loop", "images")
     for name, batch, count in NETWORKS:
-        table.add_row(*row(name, batch, count))
-    threads = torch.get_num_threads()
-    console = Console(width=110)
-    console.print(f"training: torch {torch.__version__}, {threads} threads, best of {ROUNDS}")
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        samples, spec = people(), default_spec(name)
+        plain, ours = plain_loop(spec, samples, batch), our_loop(spec, samples, batch)
+        plain(1)  # kernels are chosen in the first step
+        ours(1)
+        data = our_data(spec, samples, batch)
+        ways: list[Callable[[], object]] = [
+            partial(plain, count),
+            partial(ours, count),
+            partial(list, data),
+        ]
+        times = best_seconds(ways)
+        slow, fast, alone = batch * count / times[0], batch * count / times[1], PEOPLE / times[2]
+        report.add(name, "plain loop", ratio=1, a_second=slow)
+        report.add(name, "hrpose", ratio=fast / slow, a_second=fast)
+        over = f"{alone / fast:.1f}x the loop"
+        report.add(name, "hrpose, data alone", ratio=alone / slow, a_second=alone, beside=over)

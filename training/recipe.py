@@ -161,7 +161,7 @@ class Optimisation(_Part):
     rate_is_for: the samples of a step that learning_rate is meant for; the rate grows with those
         there are, over all processes. 0: it is taken as it stands.
     optimizer: `adamw` takes weight decay off the weights, `adam` adds it to the gradient, `sgd` has
-        momentum 0.9.
+        momentum 0.9; `muon` learns more from few steps, see `training.muon`.
     clip_norm: longest gradient that a step follows; 0: any.
     loss, foreground, hardest: of heatmaps, see `training.losses.heatmap_loss`.
     label_smoothing: of classes (arXiv:1512.00567, section 7).
@@ -180,7 +180,7 @@ class Optimisation(_Part):
     batch: PositiveInt = 32
     accumulate: PositiveInt = 1
     rate_is_for: int = Field(default=0, ge=0)
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=200, ge=0)

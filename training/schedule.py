@@ -6,16 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.muon import Muon
 from training.recipe import Optimisation
 
 
 def make_optimizer(
     network: nn.Module, how: Optimisation, workers: int = 1
 ) -> torch.optim.Optimizer:
-    """As the recipe says, in one fused step for all tensors.
+    """As the recipe says; all but Muon in one fused step for all tensors.
 
     workers: processes that share a step, for the linear scaling of the rate (see `base_rate`).
     """
+    if how.optimizer == "muon":
+        return Muon(_groups(network, how.weight_decay), lr=base_rate(how, workers))
     kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.Adam
     groups = _groups(network, how.weight_decay)
     if how.optimizer == "sgd":
