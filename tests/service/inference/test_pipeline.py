@@ -11,7 +11,6 @@ import pytest
 from heads.checkpoint import load_network
 from heads.geometry import Crop
 from heads.image import decode_image, encode_image
-from heads.onnx_file import OUTPUT
 from heads.person import Box, Person
 from heads.photo import Photo
 from heads.suppression import oks
@@ -24,7 +23,6 @@ from service.inference.estimator import load
 from service.inference.job import Job
 from service.inference.loading import Loader, choose
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
-from service.inference.runtime import TorchRuntime
 from tests.conftest import ROOT
 
 TURN = threading.Lock()
@@ -217,20 +215,20 @@ def enlarged(photo: str, box: Box) -> tuple[bytes, Box]:
 
 
 @PHOTOGRAPHED
-def test_a_jpeg_decoded_small_changes_maps_less_than_half_an_input_pixel_does(
+def test_a_jpeg_decoded_small_changes_crops_less_than_a_shift_by_half_a_pixel(
     photo: str, box: Box
 ) -> None:
+    """Of the crop, so whatever a network has learned: half of what such a shift changes."""
     data, box = enlarged(photo, box)
-    estimator = load("hrnet_w18_small")
-    crop = estimator.spec.crop(box)
+    crop = load("hrnet_w18_small").spec.crop(box)
     moved = Crop(crop.matrix + np.array([0, 0, 0.5]), crop.input_size)
     (small,) = Photo(data).views([crop])
     whole, beside = Photo.of(decode_image(data)).views([crop, moved])
     assert (small != whole).any()
-    runtime = TorchRuntime(estimator.network, estimator.spec)
-    maps = runtime.run(np.stack([whole, small, beside]))[OUTPUT]
-    by_decoding, by_moving = (np.square(maps[i] - maps[0]).mean() ** 0.5 for i in (1, 2))
-    assert by_decoding < by_moving
+    by_decoding, by_moving = (
+        np.square(view.astype(np.float32) - whole).mean() ** 0.5 for view in (small, beside)
+    )
+    assert by_decoding < 0.5 * by_moving
 
 
 @PHOTOGRAPHED
