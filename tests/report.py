@@ -36,13 +36,13 @@ class Report:
 
         percentiles_ms: p50, p95, p99.  cpu_ms: processor time of one of what is counted.
         """
+        percentiles = [f"{ms:.1f}" for ms in percentiles_ms] if percentiles_ms else [""] * 3
         self.table.add_row(
             "" if ratio is None else f"{ratio:.2f}x",
             what,
             by,
             "" if a_second is None else f"{a_second:.1f}",
-            *(f"{ms:.1f}" for ms in percentiles_ms or ()),
-            *("" for _ in range(0 if percentiles_ms else 3)),
+            *percentiles,
             "" if cpu_ms is None else f"{cpu_ms:.2f}",
             beside,
         )

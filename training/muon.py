@@ -9,8 +9,8 @@ AdamW's (Liu et al. 2025, arXiv:2502.16982, section 2.2), so learning rates mean
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -36,27 +36,40 @@ class Muon(Optimizer):
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Moves every parameter that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            lr, shrink = group["lr"], 1 - group["lr"] * group["weight_decay"]
-            matrices: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.mul_(shrink)
-                if p.ndim > 1:
-                    matrices[tuple(p.shape)].append((p, self._momentum(p, p.grad)))
-                else:
-                    p.add_(self._adam(p, p.grad), alpha=-lr)
-            for shape, members in matrices.items():
-                # Equal shapes together: a network has many small ones.
-                steps = orthogonalise(torch.stack([m.flatten(1) for _, m in members]))
-                length = LENGTH * math.sqrt(max(steps.shape[1:]))
-                for (p, _), step in zip(members, steps, strict=True):
-                    p.add_(step.view(shape), alpha=-lr * length)
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Moves every parameter that has a gradient.
+
+        closure: computes the gradients first; its loss is returned, as by torch's optimisers.
+        """
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                self._move([p for p in group["params"] if p.grad is not None], group)
+        return loss
+
+    def _move(self, params: Iterable[Tensor], group: Mapping[str, Any]) -> None:
+        lr, shrink = group["lr"], 1 - group["lr"] * group["weight_decay"]
+        matrices: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p in params:
+            assert p.grad is not None
+            p.mul_(shrink)
+            if p.ndim > 1:
+                matrices[tuple(p.shape)].append((p, self._momentum(p, p.grad)))
+            else:
+                p.add_(self._adam(p, p.grad), alpha=-lr)
+        for shape, members in matrices.items():
+            # Equal shapes together: a network has many small ones.
+            steps = orthogonalise(torch.stack([m.flatten(1) for _, m in members]))
+            length = LENGTH * math.sqrt(max(steps.shape[1:]))
+            for (p, _), step in zip(members, steps, strict=True):
+                p.add_(step.view(shape), alpha=-lr * length)
 
     def _momentum(self, p: Tensor, gradient: Tensor) -> Tensor:
         """The gradient's running mean, looked ahead by one step (Nesterov)."""

@@ -223,7 +223,7 @@ def run(*arguments: str) -> subprocess.Popen[str]:
 def test_a_short_run_learns_where_drawn_people_have_their_keypoints(
     data: Path, tmp_path: Path
 ) -> None:
-    """150 steps, enough for any seed; the long form, to AP > 0.9, is in test_training.py."""
+    """150 steps, enough for four seeds; the long form, to AP > 0.9, is in test_training.py."""
     changes = [
         'network.backbone={name="mobilenet_v2", options={width_multiplier=0.25}}',
         "network.head.channels=32",

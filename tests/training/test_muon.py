@@ -55,6 +55,21 @@ def test_no_gradient_no_step() -> None:
     assert (weight == 1).all()
 
 
+def test_a_closure_gives_gradients_and_the_loss() -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    optimizer = Muon([weight])
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    with torch.no_grad():
+        assert optimizer.step(closure) == 6
+    assert (weight < 1).all()
+
+
 def test_a_saved_optimizer_goes_on_with_the_same_bits() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
