@@ -26,6 +26,9 @@ from models.errors import ShapeError
 FloatArray = npt.NDArray[np.float32]
 Maps = Mapping[str, FloatArray]
 
+BOX_MAPS = ("center", "box_scale", "box_offset")
+"""What boxes are read from; the other maps are the keypoints'."""
+
 _CENTRE_WEIGHT = 1.8
 _GUESS_WEIGHT = 1.7998046875
 _PEAK_TOLERANCE = 1.0132789611816406e-06

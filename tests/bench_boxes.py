@@ -58,7 +58,7 @@ def measure(annotations: Path, images: Path) -> str:
     """The table."""
     content = json.loads(annotations.read_text())
     category_id = content["categories"][0]["id"]
-    loaded = Loader(choose("openvino", threads=1)).load(DEFAULT_DETECTOR)
+    loaded = Loader(choose("openvino", threads=1)).load(DEFAULT_DETECTOR, boxes_only=True)
     network = serve_network(loaded, contextlib.nullcontext(True))
     assert isinstance(network, PeopleNetwork)
     once = network.spec.model_copy(

@@ -112,6 +112,12 @@ class Server:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    def cpu_ms(self, photo: Path, clients: int, seconds: float) -> float:
+        """Processor milliseconds of the server for each photograph."""
+        met = Load()
+        measure(self, met, photo, clients, seconds)
+        return met.cpu * 1000 / len(met.times)
+
     def wait(self, photo: Path) -> None:
         """Returns when a photograph is answered."""
         end = time.monotonic() + READY_S
@@ -292,6 +298,4 @@ def serving(report: Report, network: str, rounds: int, seconds: float) -> None:
             report.part(f"growth, {how}", "the first of these", "photos")
             growth(report, exact, photos, rounds, seconds)
             photo = photo_of(Path(name), 0.9216)
-            met = Load()
-            measure(exact, met, photo, 1, 2 * seconds)
-            phases(report, network, photo, met.cpu * 1000 / len(met.times))
+            phases(report, network, photo, exact, seconds / 2)

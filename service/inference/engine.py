@@ -108,9 +108,9 @@ class Engine:
         do where that is not possible.
         """
         self._catalogue.fetch(self.default)
-        for name in dict.fromkeys((self.default, self.detector)):
+        for name, whole in {self.detector: False, self.default: True}.items():
             if name != NO_DETECTOR:
-                with self._network(name) as network:
+                with self._network(name, whole=whole) as network:
                     warm(name, network)
         self._started = True
         log.info(
@@ -171,7 +171,7 @@ class Engine:
         name = self.detector if model is None else model
         if name == NO_DETECTOR:
             raise InvalidParameter("model", "this server runs without a detector; name a model")
-        with self._network(name) as network:
+        with self._network(name, whole=False) as network:
             if not isinstance(network, PeopleNetwork):
                 raise _unfit(network.spec, "find boxes", "people")
             photo = self._photo(data, job)
@@ -230,7 +230,7 @@ class Engine:
             if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
                 yield Pipeline(network)
                 return
-            with self._network(self.detector) as detector:
+            with self._network(self.detector, whole=False) as detector:
                 if not isinstance(detector, PeopleNetwork):
                     raise no_detector(self.detector)
                 yield Pipeline(network, detector)
@@ -272,21 +272,21 @@ class Engine:
             )
         return name
 
-    def _network(self, model: str) -> AbstractContextManager[Served]:
-        return self._networks.lease(self._name_of(model))
+    def _network(self, model: str, *, whole: bool = True) -> AbstractContextManager[Served]:
+        return self._networks.lease(self._name_of(model), whole=whole)
 
     def _name_of(self, model: str) -> str:
         """What is loaded is served on, whatever has become of its file."""
         name = self.default if model == DEFAULT else model
         return name if name in self._networks else self._catalogue.name_of(name)
 
-    def _make(self, name: str) -> Live:
+    def _make(self, name: str, whole: bool) -> Live:
         stamp = self._stamp(name)  # before it is read, so that a later change is seen
         self._catalogue.check(name)
-        loaded = self._loader.load(self._catalogue.source(name))
+        loaded = self._loader.load(self._catalogue.source(name), boxes_only=not whole)
         loaded = replace(loaded, spec=self._catalogue.named(name, loaded.spec))
         network = serve_network(loaded, self._turn, self._batching)
-        return Live(network, loaded.runtime.words, stamp)
+        return Live(network, loaded.runtime.words, stamp, loaded.whole)
 
     def _stamp(self, name: str) -> Stamp | None:
         file = self._catalogue.file(name)

@@ -126,7 +126,7 @@ class Estimator:
             return None
         with self._loading:
             if self._detector is None:
-                loaded = self._loader.load(self._detector_name)
+                loaded = self._loader.load(self._detector_name, boxes_only=True)
                 if loaded.spec.task != "people":
                     raise no_detector(loaded.spec.name)
                 found = serve_network(loaded, self._turn)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from heads import zoo
+from heads.center_codec import BOX_MAPS
 from heads.errors import CheckpointError, ExportError
 from heads.onnx_file import read_onnx_spec
 from heads.spec import NetworkSpec
@@ -68,10 +69,11 @@ class Compute:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network that is ready to run."""
+    """A network that is ready to run. whole: all its maps are answered."""
 
     spec: NetworkSpec
     runtime: Runtime
+    whole: bool = True
 
 
 def choose(
@@ -118,23 +120,26 @@ class Loader:
         self._once = threading.Lock()
         self._threads_set = False
 
-    def load(self, source: str | Path, network: str | None = None) -> Loaded:
+    def load(
+        self, source: str | Path, network: str | None = None, *, boxes_only: bool = False
+    ) -> Loaded:
         """The network of a name, `<backbone>+<head>`, a checkpoint, or a file exported from one.
 
         network: for public files, what they hold. What is not trained is run by torch: to export
-        it would cost more than it is worth. Raises what `heads.load.load` raises, and ExportError
-        where another runtime than torch was asked for and cannot have the network.
+        it would cost more than it is worth. boxes_only: a `people` network need not answer the
+        maps of keypoints; torch does all the same. Raises what `heads.load.load` raises, and
+        ExportError where another runtime than torch was asked for and cannot have the network.
         """
         path = Path(source)
         if path.suffix == EXPORTED:
-            return self._exported(path)
+            return self._exported(path, boxes_only)
         if self.compute.runtime == "torch":
             return self._by_torch(source, network)
         trained = _trained(source)
         if trained is None:
             return self._by_torch(source, network)
         try:
-            return self._exported(self._exports.get(trained, network))
+            return self._exported(self._exports.get(trained, network), boxes_only)
         except ExportError as error:
             if not self.compute.falls_back:
                 raise
@@ -161,7 +166,7 @@ class Loader:
 
         return self.module(load(source, network, allow_random=self._allow_random))
 
-    def _exported(self, file: Path) -> Loaded:
+    def _exported(self, file: Path, boxes_only: bool) -> Loaded:
         compute = self.compute
         spec = read_onnx_spec(file)
         if compute.runtime == "torch":
@@ -171,16 +176,18 @@ class Loader:
             )
         # OpenVINO knows a file by its path, size and second: only names with a hash are safe.
         folder = compiled_folder()
+        only = BOX_MAPS if boxes_only and spec.task == "people" else None
         make: dict[str, Callable[[], Runtime]] = {
             "openvino": lambda: OpenVinoRuntime(
                 file,
                 precision=compute.precision,
                 streams=compute.streams,
                 cache=_writable(folder) if file.parent == folder.parent else None,
+                only=only,
             ),
-            "onnx": lambda: OnnxRuntime(file, streams=compute.streams),
+            "onnx": lambda: OnnxRuntime(file, streams=compute.streams, only=only),
         }
-        return Loaded(spec, make[compute.runtime]())
+        return Loaded(spec, make[compute.runtime](), whole=only is None)
 
 
 def _trained(source: str | Path) -> str | Path | None:

@@ -40,22 +40,27 @@ class Live:
     """A network that is served, and how many requests use it now.
 
     stamp: what its file was when it was read; None for a network without a file.
+    whole: False for a detector that answers nothing but boxes.
     """
 
     network: Served
     runtime: str
     stamp: Stamp | None = None
+    whole: bool = True
     users: int = field(default=0, init=False)
 
 
 class Networks:
     """Networks by name, each loaded once, on first use or when told to. Thread-safe.
 
-    make: loads a network and starts its batcher.  stamp: what the file of a name is now.
+    make: loads a network and starts its batcher; whether it has to be whole.
+    stamp: what the file of a name is now.
     """
 
     def __init__(
-        self, make: Callable[[str], Live], stamp: Callable[[str], Stamp | None] = lambda _: None
+        self,
+        make: Callable[[str, bool], Live],
+        stamp: Callable[[str], Stamp | None] = lambda _: None,
     ) -> None:
         self._make = make
         self._stamp = stamp
@@ -67,12 +72,19 @@ class Networks:
         self._closed = False
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[Served]:
-        """The network of that name, which is loaded if it is not, and stays for the block."""
-        while (live := self._enter(name)) is None:
+    def lease(self, name: str, *, whole: bool = True) -> Iterator[Served]:
+        """The network of that name, which is loaded if it is not, and stays for the block.
+
+        whole: False where nothing but boxes will be asked for. Of what was loaded for boxes only,
+        who wants the whole network gets one that takes its place.
+        """
+        while (live := self._enter(name, whole)) is None:
             with self._one_at_a_time(name):
-                if name not in self._live:
-                    self._put(name, self._make(name))
+                old = self._live.get(name)
+                if old is None or (whole and not old.whole):
+                    self._put(name, self._make(name, whole))
+                    if old is not None:
+                        self._retire(name, old)
         try:
             yield live.network
         finally:
@@ -91,7 +103,7 @@ class Networks:
             old = self._live.get(name)
             if old is not None and not force and old.stamp == self._stamp(name):
                 return "unchanged"
-            new = self._make(name)
+            new = self._make(name, old is None or old.whole)
             try:
                 if old is not None and new.network.spec.task != old.network.spec.task:
                     raise Conflict(
@@ -153,13 +165,14 @@ class Networks:
         with lock:
             yield
 
-    def _enter(self, name: str) -> Live | None:
+    def _enter(self, name: str, whole: bool) -> Live | None:
         with self._changed:
             if self._closed:
                 raise Overloaded("the networks are shutting down", 1.0, draining=True)
             live = self._live.get(name)
-            if live is not None:
-                live.users += 1
+            if live is None or (whole and not live.whole):
+                return None
+            live.users += 1
             return live
 
     def _put(self, name: str, new: Live) -> None:

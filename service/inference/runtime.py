@@ -9,7 +9,7 @@ import importlib
 import logging
 import queue
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -101,6 +101,7 @@ class OpenVinoRuntime:
     """OpenVINO on the CPU: `streams` images at once, each by one thread.
 
     file: an ONNX file of ours.  cache: where OpenVINO may keep what it compiled.
+    only: names of the maps that are answered; what leads to no other is not computed.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class OpenVinoRuntime:
         precision: Precision = "exact",
         streams: int = 1,
         cache: Path | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
         openvino = _openvino()
         core = openvino.Core()
@@ -129,7 +131,11 @@ class OpenVinoRuntime:
         if cache is not None:
             options["CACHE_DIR"] = str(cache)
         try:
-            compiled = _compiled(core, core.read_model(file), options)
+            model = core.read_model(file)
+            for result in model.get_results():
+                if only is not None and _own_name(result.output(0)) not in only:
+                    model.remove_result(result)
+            compiled = _compiled(core, model, options)
         except RuntimeError as error:  # OpenVINO has no narrower one
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams
@@ -151,11 +157,16 @@ class OpenVinoRuntime:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, 32-bit: `streams` images at once, each by one thread."""
+    """ONNX Runtime on the CPU, 32-bit: `streams` images at once, each by one thread.
+
+    only: names of the maps that are answered.
+    """
 
     words = "onnx exact"
 
-    def __init__(self, file: Path, *, streams: int = 1) -> None:
+    def __init__(
+        self, file: Path, *, streams: int = 1, only: Collection[str] | None = None
+    ) -> None:
         onnxruntime = _package("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -169,7 +180,8 @@ class OnnxRuntime:
         except Exception as error:  # its errors have no common root but this
             raise _unreadable(file, "ONNX Runtime", error) from error
         self.streams = streams
-        self._names = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
+        self._names = [name for name in names if only is None or name in only]
 
     def run(self, batch: Batch) -> Maps:
         """RGB uint8 [N, H, W, 3] -> maps, each [N, ...] float32."""

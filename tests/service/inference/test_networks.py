@@ -66,14 +66,14 @@ class Making:
         self.version = 0
         self.failing = False
 
-    def make(self, name: str) -> Live:
+    def make(self, name: str, whole: bool) -> Live:
         if self.failing:
             raise CheckpointError(f"{name} is damaged")
         runtime = Slow(len(self.made), self.go)
         self.made.append(runtime)
         spec = default_spec("squeezenet1_1+classify", input_size=(64, 64))
         batcher = Batcher(name, runtime, device=threading.Semaphore(2))
-        return Live(ClassifyNetwork(spec, batcher), "slow", ("f", 0, 0, self.version))
+        return Live(ClassifyNetwork(spec, batcher), "slow", ("f", 0, 0, self.version), whole)
 
     def networks(self) -> Networks:
         return Networks(self.make, lambda _: ("f", 0, 0, self.version))
@@ -94,8 +94,8 @@ def networks(making: Making) -> Iterator[Networks]:
     found.close()
 
 
-def ask(networks: Networks) -> float:
-    with networks.lease("x") as network:
+def ask(networks: Networks, *, whole: bool = True) -> float:
+    with networks.lease("x", whole=whole) as network:
         (ran,) = network.batcher.run([np.zeros((4, 4, 3), np.uint8)], Job())
         return float(ran.maps["output"][0])
 
@@ -105,6 +105,26 @@ def test_a_network_is_loaded_once_however_many_ask(making: Making, networks: Net
         answers = list(pool.map(lambda _: ask(networks), range(32)))
     assert answers == [0.0] * 32
     assert len(making.made) == 1
+
+
+def test_who_wants_more_than_boxes_gets_the_whole_network_in_its_place(
+    making: Making, networks: Networks
+) -> None:
+    assert ask(networks, whole=False) == 0.0
+    networks.load("x", force=True)
+    assert [live.whole for live in networks.all().values()] == [False]
+    making.go.clear()
+    with ThreadPoolExecutor(4) as pool:
+        old = pool.submit(ask, networks, whole=False)
+        wait_until(lambda: making.made[1].runs == 2)
+        new = [pool.submit(ask, networks) for _ in range(2)]
+        wait_until(lambda: networks.all()["x"].whole)
+        making.go.set()
+        assert [asked.result(5) for asked in (old, *new)] == [1.0, 2.0, 2.0]
+    assert ask(networks, whole=False) == 2.0
+    assert networks.load("x", force=True) == "swapped"
+    assert networks.all()["x"].whole
+    assert networks.counters()["x"].crops == 7  # two of them to warm
 
 
 def test_an_unchanged_file_is_not_loaded_again(making: Making, networks: Networks) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import hrpose
+from heads.center_codec import BOX_MAPS
 from heads.checkpoint import save_checkpoint
 from heads.errors import CheckpointError, ExportError
 from heads.export import export_onnx
@@ -178,6 +179,39 @@ def test_whole_images_of_any_size_are_run(files: Callable[[str], Path], runtime:
         found = made.run(batch)
         for name, values in torch_.run(batch).items():
             assert np.abs(values - found[name]).max() < RANGE * np.ptp(values)
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+def test_a_detector_answers_the_maps_of_boxes_alone_and_the_same(
+    files: Callable[[str], Path], runtime: RuntimeName
+) -> None:
+    loader = Loader(choose(runtime))
+    whole = loader.load(files("movenet_multipose"))
+    boxes = loader.load(files("movenet_multipose"), boxes_only=True)
+    assert (whole.whole, boxes.whole) == (True, False)
+    batch = np.random.default_rng(0).integers(0, 256, (2, 192, 288, 3), np.uint8)
+    every, found = whole.runtime.run(batch), boxes.runtime.run(batch)
+    assert set(found) == set(BOX_MAPS)
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, every[name])
+    pose = loader.load(files("hrnet_w18_small"), boxes_only=True)
+    assert pose.whole  # a network without boxes: who takes it for a detector is told so later
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+def test_a_detector_becomes_whole_when_it_is_asked_for_keypoints(runtime: RuntimeName) -> None:
+    data, asked = STREET.read_bytes(), PoseOptions()
+    with closing(Engine(runtime=runtime)) as engine, closing(Engine(runtime="torch")) as torch_:
+        for each in (engine, torch_):
+            each.start()
+        before = engine.detect(data, None, None, 100, Job())
+        found = engine.pose(data, "movenet_multipose", asked, Job())
+        wanted = torch_.pose(data, "movenet_multipose", asked, Job())
+        after = engine.detect(data, None, None, 100, Job())
+    assert len(found.people) == len(wanted.people) == 3
+    for mine, theirs in zip(found.people, wanted.people, strict=True):
+        np.testing.assert_allclose(mine.keypoints, theirs.keypoints, atol=0.01)
+    np.testing.assert_array_equal(after.boxes_xywh, before.boxes_xywh)
 
 
 @pytest.mark.parametrize("runtime", BOTH)
