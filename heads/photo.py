@@ -5,11 +5,13 @@ view that shows the photograph smaller than that loses nothing by it, so views a
 smallest such decoding; every answer keeps counting the pixels of the photograph itself.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +28,22 @@ _FIRST_LOOK = 320
 """The short side, at least, when a photograph is decoded only to see how it is turned."""
 
 
+class Room(Protocol):
+    """Where decoded pixels are counted."""
+
+    def take(self, count: int) -> None:
+        """Before so many bytes are decoded; may wait, or raise."""
+
+    def give(self, count: int) -> None:
+        """When they are let go of."""
+
+
 class Photo:
-    """An image file, or pixels, and views of it. Of one thread.
+    """An image file, or pixels, and views of it. Of one thread; as a context it forgets at the end.
 
     max_pixels: refuses larger images by their header.
     decoding: held while pixels are decoded, so that not every thread does it at once.
+    room: told of pixels that are decoded and forgotten.
     Raises ImageError (not one whole image; when pixels are first needed) or TooManyPixels.
     """
 
@@ -40,9 +53,12 @@ class Photo:
         max_pixels: int | None = None,
         *,
         decoding: AbstractContextManager[Any] | None = None,
+        room: Room | None = None,
     ) -> None:
         self._data = data
         self._decoding = decoding or nullcontext()
+        self._room = room
+        self._held = 0
         self._pixels: Image | None = None
         self._factor = 1
         self._kind, width, height = checked_header(data, max_pixels)
@@ -53,6 +69,8 @@ class Photo:
         self._size = None if self._turned else self._stored
         self.decode_ms = 0.0
         """How long decoding has taken so far."""
+        self.wait_ms = 0.0
+        """How long there was no room for pixels so far."""
 
     @classmethod
     def of(cls, image: "Image | Photo") -> "Photo":
@@ -62,7 +80,7 @@ class Photo:
         if not fits(image):
             raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
         photo = _Pixels.__new__(_Pixels)
-        photo._pixels, photo._factor, photo.decode_ms = image, 1, 0.0
+        photo._pixels, photo._factor, photo.decode_ms, photo.wait_ms = image, 1, 0.0, 0.0
         photo._size = (image.shape[0], image.shape[1])
         return photo
 
@@ -104,8 +122,21 @@ class Photo:
 
     def forget(self) -> None:
         """Frees the pixels; who asks for them again waits for them to be decoded again."""
-        _ = self.size  # stays known
         self._pixels = None
+        if self._room is not None and self._held:
+            self._room.give(self._held)
+            self._held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.forget()
 
     def _at_least(self, factor: int) -> tuple[Image, int]:
         """Pixels decoded at most `factor` times smaller, and how many times smaller they are."""
@@ -116,9 +147,15 @@ class Photo:
 
     def _decode(self, most: int) -> None:
         factor = next((f for f in FACTORS if f <= most and self._can_reduce(f)), 1)
+        self.forget()  # before there are new ones
+        if self._room is not None:
+            count = 3 * math.prod(-(-side // factor) for side in self._stored)
+            start = time.perf_counter()
+            self._room.take(count)
+            self._held = count
+            self.wait_ms += (time.perf_counter() - start) * 1000
         with self._decoding:
             start = time.perf_counter()
-            self._pixels = None  # before there are new ones
             self._pixels = decode_checked(self._data, self._kind, factor)
             self._factor = factor
             self.decode_ms += (time.perf_counter() - start) * 1000

@@ -82,6 +82,7 @@ def create_engine(settings: Settings) -> PoseEngine:
         max_wait_ms=settings.max_wait_ms,
         max_queue=settings.max_queue,
         max_megapixels=settings.max_megapixels,
+        max_pixels_mb=settings.max_pixels_mb,
         max_people=settings.max_people,
         allow_random=settings.allow_random,
         models_dir=Path(settings.models_dir) if settings.models_dir else None,

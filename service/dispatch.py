@@ -99,14 +99,15 @@ class Place:
 class Dispatcher:
     """Hands out places. Belongs to the event loop.
 
-    max_requests: places, and threads.  timeout_s: how long one request may take, body included.
+    max_requests: places.  timeout_s: how long one request may take, body included.
     max_bytes: of bodies, held by all requests together.
+    threads: requests worked on at once; others wait as the bodies they are, and hold no thread.
     """
 
-    def __init__(self, max_requests: int, timeout_s: float, max_bytes: int) -> None:
+    def __init__(self, max_requests: int, timeout_s: float, max_bytes: int, threads: int) -> None:
         self._max_requests = max_requests
         self._timeout_s = timeout_s
-        self._pool = ThreadPoolExecutor(max_requests, thread_name_prefix="request")
+        self._pool = ThreadPoolExecutor(min(max_requests, threads), thread_name_prefix="request")
         self._jobs: set[Job] = set()
         self._budget = ByteBudget(max_bytes)
         self._rate = DrainRate()

@@ -37,12 +37,14 @@ class Record:
 
     phases: seconds by phase, of those that took any.  people: how many were answered, where the
     question was for people.  problem: the type of the problem that was answered.
+    waited_s: for a thread to begin with it; a part of the phase `queue`.
     """
 
     request_id: str
     phases: dict[str, float] = field(default_factory=dict)
     people: int | None = None
     problem: str | None = None
+    waited_s: float = 0.0
 
     def written(self, answer: Timed, write: Callable[[], bytes], people: int | None) -> bytes:
         """The bytes of an answer; takes note of its phases, and of how long writing took."""
@@ -52,6 +54,7 @@ class Record:
         phases = {
             name: ms / 1000 for name, ms in answer.timing_ms.items() if ms and name != "total"
         }
+        phases["queue"] = phases.get("queue", 0.0) + self.waited_s
         self.phases = phases | {"write": time.perf_counter() - start}
         self.people = people
         return data

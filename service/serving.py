@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -64,6 +65,10 @@ class PoseEngine(Protocol):
     @property
     def runtime(self) -> str:
         """What runs networks, and with which precision."""
+
+    @property
+    def width(self) -> int:
+        """So many requests worked on at once keep it busy."""
 
     @property
     def ready(self) -> bool:
@@ -135,7 +140,13 @@ class Visit:
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of blocking work, done in a thread; dropped when the client goes away."""
-        return await self._place.run(work, self._client_gone)
+        asked = time.perf_counter()
+
+        def begun() -> T:
+            self.record.waited_s = time.perf_counter() - asked
+            return work()
+
+        return await self._place.run(begun, self._client_gone)
 
     async def _client_gone(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
@@ -160,8 +171,10 @@ class Serving:
         self.failure: Exception | None = None
         self.active_requests = 0
         self._started = False
+        # A thread that fetches a photograph from elsewhere keeps no core busy.
+        threads = settings.max_requests if self.fetcher else engine.width
         self._dispatcher = Dispatcher(
-            settings.max_requests, settings.timeout_s, settings.max_queue_bytes
+            settings.max_requests, settings.timeout_s, settings.max_queue_bytes, threads
         )
 
     @contextlib.asynccontextmanager

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(
         default=50.0, gt=0, allow_inf_nan=False, description="Largest image, in millions of pixels."
     )
+    max_pixels_mb: float = Field(
+        default=256.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most bytes of decoded images at once, in MiB; others wait. A larger one goes "
+        "alone.",
+    )
     max_people: int = Field(
         default=100, ge=1, description="Most people answered, and boxes taken, an image."
     )

@@ -1,9 +1,8 @@
 """Answers as bytes: JSON, or the picture with people drawn. Slow, so not for the event loop."""
 
-import numpy as np
-
 from heads.draw import draw_boxes, draw_classes, draw_people
 from heads.image import ImageFormat, encode_image
+from heads.photo import Photo
 from service.accept import JPEG, JSON, PNG
 from service.inference.answers import ClassifyAnswer, DetectAnswer, PoseAnswer, SegmentAnswer
 from service.png import encode_indexed
@@ -14,7 +13,8 @@ def write_pose(answer: PoseAnswer, media_type: str) -> bytes:
     """Everybody, in the asked media type."""
     if media_type == JSON:
         return PoseResponse.of(answer).model_dump_json().encode()
-    drawn = draw_people(np.asarray(answer.image), answer.people, answer.skeleton)
+    with Photo.of(answer.image) as photo:
+        drawn = draw_people(photo.pixels, answer.people, answer.skeleton)
     return encode_image(drawn, _format(media_type))
 
 
@@ -22,7 +22,8 @@ def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
     """Where people are, in the asked media type."""
     if media_type == JSON:
         return DetectResponse.of(answer).model_dump_json().encode()
-    drawn = draw_boxes(np.asarray(answer.image), answer.boxes_xywh, answer.scores)
+    with Photo.of(answer.image) as photo:
+        drawn = draw_boxes(photo.pixels, answer.boxes_xywh, answer.scores)
     return encode_image(drawn, _format(media_type))
 
 
@@ -36,7 +37,8 @@ def write_segments(answer: SegmentAnswer, media_type: str, view: str) -> bytes:
     if media_type == JSON:
         return SegmentResponse.of(answer).model_dump_json().encode()
     if media_type == JPEG or view == "overlay":
-        drawn = draw_classes(np.asarray(answer.image), answer.class_map, answer.palette)
+        with Photo.of(answer.image) as photo:
+            drawn = draw_classes(photo.pixels, answer.class_map, answer.palette)
         return encode_image(drawn, _format(media_type))
     return encode_indexed(answer.class_map, answer.palette)
 

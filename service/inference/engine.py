@@ -32,6 +32,7 @@ from service.inference.job import Job
 from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, RuntimeChoice, choose
 from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
+from service.inference.room import Room
 from service.inference.runtime import Precision
 from service.inference.turns import Turns
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
@@ -40,6 +41,12 @@ log = logging.getLogger("hrpose")
 
 NO_DETECTOR = "none"
 DEFAULT_DETECTOR = "movenet_multipose"
+
+REQUESTS_A_STREAM = 6
+"""Worked on at once for each image that is computed: being decoded, waiting, being written."""
+
+REQUESTS_A_CROP = 4
+"""Likewise for each crop of a full batch: of two networks, one batch computed and one waiting."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Engine:
     precision: exact or fast, see `service.inference.runtime`.
     threads: CPU threads, 0 for one a core: of one network (torch), or each with its own image.
     max_queue: crops that may wait for one network.
+    max_pixels_mb: MiB of decoded photographs at once; others wait.
     allow_random: serves `<backbone>+<head>` without weights; the model's name says so.
     models_dir: a folder whose files are served by their names without the ending.
     """
@@ -77,6 +85,7 @@ class Engine:
         max_wait_ms: float = 0.0,
         max_queue: int = 256,
         max_megapixels: float = 50.0,
+        max_pixels_mb: float = 256.0,
         max_people: int = 100,
         allow_random: bool = False,
         models_dir: Path | None = None,
@@ -92,6 +101,7 @@ class Engine:
         self._turn = Turns(compute.streams)
         # More at once than cores would only hold more pixels.
         self._decoding = Turns(cores())
+        self._room = Room(int(max_pixels_mb * 2**20))
         self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
         self._started = False
@@ -131,6 +141,14 @@ class Engine:
         return self._loader.compute.runtime if live is None else live.runtime
 
     @property
+    def width(self) -> int:
+        """So many requests worked on at once keep the device busy; more would only hold memory."""
+        compute = self._loader.compute
+        if compute.runtime == "torch":
+            return REQUESTS_A_CROP * self._batching.max_batch + cores()
+        return REQUESTS_A_STREAM * compute.streams
+
+    @property
     def ready(self) -> bool:
         """True when warm and no queue is full."""
         served = self._networks.all().values()
@@ -151,8 +169,7 @@ class Engine:
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Everybody in the image of a JPEG, PNG, WebP or BMP file."""
         start = time.perf_counter()
-        with self.pipeline(model) as pipeline:
-            photo = self._photo(data, job)
+        with self.pipeline(model) as pipeline, self._photo(data, job) as photo:
             found = pipeline.people(photo, options, job)
         return PoseAnswer(
             model=pipeline.spec.name,
@@ -160,7 +177,12 @@ class Engine:
             people=found.people,
             boxes_from=found.boxes_from,
             image=photo,
-            timing_ms={"decode": photo.decode_ms, **found.timing_ms, "total": _ms_since(start)},
+            timing_ms={
+                "decode": photo.decode_ms,
+                **found.timing_ms,
+                "queue": photo.wait_ms + found.timing_ms["queue"],
+                "total": _ms_since(start),
+            },
         )
 
     def detect(
@@ -174,8 +196,8 @@ class Engine:
         with self._network(name, whole=False) as network:
             if not isinstance(network, PeopleNetwork):
                 raise _unfit(network.spec, "find boxes", "people")
-            photo = self._photo(data, job)
-            boxes, timing = network.boxes(photo, job)
+            with self._photo(data, job) as photo:
+                boxes, timing = network.boxes(photo, job)
         least = network.spec.threshold if threshold is None else threshold
         boxes = [box for box in boxes if box.score >= least][:max_people]
         return DetectAnswer(
@@ -183,7 +205,7 @@ class Engine:
             boxes_xywh=tuple(box.xywh for box in boxes),
             scores=tuple(box.score for box in boxes),
             image=photo,
-            timing_ms=_phases(start, photo.decode_ms, timing) | {"detect": 0.0},
+            timing_ms=_phases(start, photo, timing) | {"detect": 0.0},
         )
 
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
@@ -192,14 +214,14 @@ class Engine:
         with self._network(model or DEFAULT_CLASSIFIER) as network:
             if not isinstance(network, ClassifyNetwork):
                 raise _unfit(network.spec, "classify", "classify")
-            photo = self._photo(data, job)
-            classes, timing = network.classify(photo, top_k, job)
+            with self._photo(data, job) as photo:
+                classes, timing = network.classify(photo, top_k, job)
         return ClassifyAnswer(
             model=network.spec.name,
             classes=tuple(classes),
             random_weights=not network.spec.provenance.trained,
             image=photo,
-            timing_ms=_phases(start, photo.decode_ms, timing),
+            timing_ms=_phases(start, photo, timing),
         )
 
     def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
@@ -209,8 +231,8 @@ class Engine:
         with self._network(name) as network:
             if not isinstance(network, SegmentNetwork):
                 raise _unfit(network.spec, "segment", "segment")
-            photo = self._photo(data, job)
-            found, timing = network.segment(photo, job)
+            with self._photo(data, job) as photo:
+                found, timing = network.segment(photo, job)
         return SegmentAnswer(
             model=network.spec.name,
             class_names=network.spec.classes,
@@ -218,7 +240,7 @@ class Engine:
             class_map=found,
             random_weights=not network.spec.provenance.trained,
             image=photo,
-            timing_ms=_phases(start, photo.decode_ms, timing),
+            timing_ms=_phases(start, photo, timing),
         )
 
     @contextmanager
@@ -257,7 +279,7 @@ class Engine:
 
     def _photo(self, data: bytes, job: Job) -> Photo:
         job.check()
-        return Photo(data, self._max_pixels, decoding=self._decoding)
+        return Photo(data, self._max_pixels, decoding=self._decoding, room=self._room.of(job))
 
     def _default_segmenter(self) -> str:
         if self.model(DEFAULT).task == "segment":
@@ -327,11 +349,11 @@ def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:
     )
 
 
-def _phases(start: float, decode_ms: float, timing: Timing) -> dict[str, float]:
+def _phases(start: float, photo: Photo, timing: Timing) -> dict[str, float]:
     """Milliseconds by phase of an answer that is complete now."""
     return {
-        "decode": decode_ms,
-        "queue": timing.queue,
+        "decode": photo.decode_ms,
+        "queue": photo.wait_ms + timing.queue,
         "network": timing.network,
         "total": _ms_since(start),
     }

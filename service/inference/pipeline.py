@@ -209,11 +209,12 @@ class Pipeline:
         self, network: PoseNetwork, photo: Photo, options: PoseOptions, job: Job
     ) -> Found:
         start = time.perf_counter()
-        decoded_ms = photo.decode_ms
+        photo_ms = photo.decode_ms + photo.wait_ms
         boxes, box_scores, boxes_from = self._boxes(photo, options, job)
         detect_ms = 0.0
         if boxes_from.startswith("det"):
-            detect_ms = (time.perf_counter() - start) * 1000 - (photo.decode_ms - decoded_ms)
+            detect_ms = (time.perf_counter() - start) * 1000
+            detect_ms -= photo.decode_ms + photo.wait_ms - photo_ms
         keypoints, timing = network.keypoints(photo, boxes, options.flip_test, job)
         people = [
             Person(points, person_score(points, box_score), box, box_score)

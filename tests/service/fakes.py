@@ -58,6 +58,7 @@ class FakeEngine:
     default = "fast"
     detector = "finder"
     runtime = "openvino exact"
+    width = 1000
 
     def __init__(
         self,

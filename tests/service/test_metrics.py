@@ -1,6 +1,7 @@
 """What /metrics tells of requests, their phases, people, batches and the process."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
@@ -28,14 +29,27 @@ def value(client: TestClient, name: str, **labels: str) -> float:
 def test_each_phase_of_an_answer_is_observed(client: TestClient, photo: bytes) -> None:
     client.post("/pose", content=photo)
     client.post("/pose", content=photo)
-    expected = {"decode": 0.001, "detect": 0.002, "queue": 0.0005, "network": 0.003}
+    expected = {"decode": 0.001, "detect": 0.002, "network": 0.003}
     for phase, seconds in expected.items():
         labels = {"route": "/pose", "phase": phase}
         assert value(client, "hrpose_phase_seconds_count", **labels) == 2
         assert value(client, "hrpose_phase_seconds_sum", **labels) == pytest.approx(2 * seconds)
     took = value(client, "hrpose_request_seconds_sum", route="/pose")
+    # What the engine says, and how long it took until a thread had begun.
+    assert 2 * 0.0005 < value(client, "hrpose_phase_seconds_sum", phase="queue") < took
     assert value(client, "hrpose_phase_seconds_sum", phase="total") == pytest.approx(took)
     assert 0 < value(client, "hrpose_phase_seconds_sum", phase="write") < took
+
+
+def test_waiting_for_a_thread_is_waiting_in_the_queue(photo: bytes) -> None:
+    engine = FakeEngine(slow_s=0.3)
+    engine.width = 1
+    with client_of(Settings(), engine) as client, ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(client.post, "/pose?model=slow", content=photo) for _ in range(3)]
+        assert [each.result(10).status_code for each in asked] == [200, 200, 200]
+        queued = value(client, "hrpose_phase_seconds_sum", phase="queue")
+        took = value(client, "hrpose_request_seconds_sum", route="/pose")
+    assert 0.8 < queued < took - 0.8  # the second waits for the first, the third for both
 
 
 def test_a_phase_that_was_not_needed_and_a_refusal_are_not_observed(
