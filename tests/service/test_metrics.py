@@ -42,14 +42,15 @@ def test_each_phase_of_an_answer_is_observed(client: TestClient, photo: bytes) -
 
 
 def test_waiting_for_a_thread_is_waiting_in_the_queue(photo: bytes) -> None:
-    engine = FakeEngine(slow_s=0.3)
+    engine = FakeEngine(slow_s=0.6)
     engine.width = 1
     with client_of(Settings(), engine) as client, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(client.post, "/pose?model=slow", content=photo) for _ in range(3)]
         assert [each.result(10).status_code for each in asked] == [200, 200, 200]
         queued = value(client, "hrpose_phase_seconds_sum", phase="queue")
         took = value(client, "hrpose_request_seconds_sum", route="/pose")
-    assert 0.8 < queued < took - 0.8  # the second waits for the first, the third for both
+    # The second waits for the first, the third for both, however late they come.
+    assert 0.3 < queued < took - 3 * 0.6
 
 
 def test_a_phase_that_was_not_needed_and_a_refusal_are_not_observed(
