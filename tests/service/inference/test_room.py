@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -26,6 +27,11 @@ STREET = (ROOT / "docs" / "street.jpg").read_bytes()
 
 def png(height: int, width: int) -> bytes:
     return encode_image(np.zeros((height, width, 3), np.uint8), "png")
+
+
+def waiting(room: Room, count: int) -> Callable[[], bool]:
+    """Whether so many wait for room."""
+    return lambda: len(room._waiting) == count
 
 
 def test_no_more_is_held_than_there_is_room_for() -> None:
@@ -63,7 +69,7 @@ def test_who_came_first_goes_first_and_what_is_too_large_goes_alone() -> None:
     with ThreadPoolExecutor(4) as pool:
         for place, asked in enumerate((("large", 50), ("small", 1), ("next", 2))):
             pool.submit(go, *asked)
-            wait_until(lambda place=place: len(room._waiting) == place + 1)  # type: ignore[misc]
+            wait_until(waiting(room, place + 1))
         room.give(4)
     assert order[0] == ("large", 50)
     assert room.held == 0
@@ -77,9 +83,9 @@ def test_waiting_ends_with_the_job_and_lets_those_behind_pass() -> None:
     gone = Job()
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(room.take, 6, gone)
-        wait_until(lambda: len(room._waiting) == 1)
+        wait_until(waiting(room, 1))
         small = pool.submit(room.take, 2, Job())
-        wait_until(lambda: len(room._waiting) == 2)
+        wait_until(waiting(room, 2))
         gone.cancel()
         with pytest.raises(Cancelled):
             large.result(5)
@@ -104,7 +110,9 @@ def test_a_photograph_takes_room_for_its_pixels_and_gives_it_back() -> None:
         assert room.held == 0
 
 
-def test_an_engine_holds_no_more_pixels_than_it_may_and_none_afterwards() -> None:
+def test_an_engine_holds_no_more_pixels_than_it_may_and_none_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each of these is larger than all the room; they take turns, and every answer is right."""
     most: list[int] = []
     with closing(Engine(runtime="torch", max_pixels_mb=1)) as engine:
@@ -116,7 +124,7 @@ def test_an_engine_holds_no_more_pixels_than_it_may_and_none_afterwards() -> Non
             most.append(room.held)
             give(count)
 
-        room.give = watched  # type: ignore[method-assign]
+        monkeypatch.setattr(room, "give", watched)
         large, options = png(1200, 1000), PoseOptions()
         with ThreadPoolExecutor(8) as pool:
             asked = [large, STREET] * 8
