@@ -95,15 +95,22 @@ class Muon(Optimizer):
 def orthogonalise(matrices: Tensor) -> Tensor:
     """[n, rows, columns] -> the same singular vectors, with singular values between 0.7 and 1.2.
 
-    Newton-Schulz iteration, which is made of products of matrices alone. Values under 0.002
-    of the matrix's norm stay smaller.
+    Newton-Schulz iteration, which is made of products of matrices alone: x -> p(x x') x with
+    p(s) = a + b s + c s^2. Values under 0.002 of the matrix's norm stay smaller. Kernels are much
+    wider than high, so the iteration goes on in s, which is square and small, and what x would
+    have been multiplied by is gathered: a third of the time for HRNet's kernels.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.transpose(1, 2) if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-12)
     a, b, c = COEFFICIENTS
+    square = x @ x.transpose(1, 2)
+    one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(square)
+    factor = one
     for _ in range(ITERATIONS):
-        square = x @ x.transpose(1, 2)
-        x = a * x + (b * square + c * square @ square) @ x
-    answer: Tensor = x.transpose(1, 2) if tall else x
-    return answer
+        p = a * one + b * square + c * square @ square
+        factor = p @ factor
+        # (p x)(p x)', where p is symmetric.
+        square = p @ square @ p
+    answer: Tensor = factor @ x
+    return answer.transpose(1, 2) if tall else answer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import LENGTH, Muon, orthogonalise
+from training.muon import COEFFICIENTS, ITERATIONS, LENGTH, Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 576), (2, 576, 64), (1, 17, 64), (4, 16, 40)])
@@ -25,6 +25,20 @@ def test_orthogonalise_keeps_singular_vectors() -> None:
     off_diagonal = inner - inner.diagonal().diag()
     assert off_diagonal.abs().max() < 1e-9
     assert inner.diagonal().min() > 0
+
+
+def test_orthogonalise_is_newton_schulz_on_the_matrix_itself() -> None:
+    """Though it goes by the small square matrix, and singular values fall to 1e-5 of the first."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(4, 64, 576), full_matrices=False)
+    matrices = u @ torch.logspace(0, -5, 64).diag() @ v
+    x = matrices.double() / torch.linalg.matrix_norm(matrices.double(), keepdim=True)
+    for _ in range(ITERATIONS):
+        a, b, c = COEFFICIENTS
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    difference = orthogonalise(matrices) - x.float()
+    assert difference.norm() < 1e-3 * x.norm()
 
 
 def test_a_step_is_about_as_long_as_adamws() -> None:
