@@ -9,6 +9,7 @@ Options may also stand in the query. Bytes are counted as they come, also where 
 promised, and held against what all requests together may have. Nothing is written to disk.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -22,12 +23,15 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from heads.errors import ImageError
-from service.errors import Cancelled, InvalidParameter, TooLarge, UnsupportedMedia
+from service.errors import Cancelled, DeadlineExceeded, InvalidParameter, TooLarge, UnsupportedMedia
 from service.parameters import Pair
 from service.settings import MIB
 
 MAX_FIELDS = 200
 """Form fields: as many as boxes sent one by one may need."""
+
+MAX_SMALL = 64 * 1024
+"""Bytes of a body that holds nothing but a few options."""
 
 READ = (
     "multipart/form-data with a field `image`, image/*, application/octet-stream, application/json"
@@ -111,6 +115,25 @@ async def read_raw(request: Request, max_bytes: int, holder: Holder) -> bytes:
         raise Cancelled("the client went away while sending") from None
 
 
+async def read_small(request: Request, timeout_s: float) -> bytes:
+    """The bytes of a body that is no photograph: at most MAX_SMALL, within timeout_s.
+
+    Raises TooLarge, DeadlineExceeded, or Cancelled when the client goes away.
+    """
+    data = b""
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_SMALL:
+                    raise TooLarge(f"such a body may have {MAX_SMALL} bytes", f"{MAX_SMALL} bytes")
+    except TimeoutError:
+        raise DeadlineExceeded(f"the body did not come within {timeout_s:g} s") from None
+    except ClientDisconnect:
+        raise Cancelled("the client went away while sending") from None
+    return data
+
+
 def _check_coding(request: Request) -> None:
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
@@ -170,6 +193,8 @@ async def _read_form(request: Request, max_bytes: int, holder: Holder) -> Upload
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidParameter("body", f"the form cannot be read: {error.message}") from None
+    except UnicodeError:  # by the charset that the form says it has
+        raise InvalidParameter("body", "the form cannot be read: it is not text") from None
     try:
         return await _upload_of(form)
     finally:

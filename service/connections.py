@@ -1,23 +1,19 @@
 """Connections: how many may be open, and how long a client may take to ask and to listen.
 
-uvicorn waits for ever for the head of a request, and for a client to take its answer. Here both
-have a time, without a thread or a task a connection: a timer of the event loop.
+uvicorn waits for ever for the head of a request, however long it grows, and for a client to take
+its answer. Here all have bounds, without a thread or a task a connection: timers of the event loop.
 """
 
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.settings import Settings
 
-if TYPE_CHECKING:
-    # The same attributes as the other implementation's, as far as they are used here.
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
-else:
-    _Protocol = AutoHTTPProtocol
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request's line and headers; a head that comes in one piece may have what one read takes."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,8 @@ class Patience:
     """Bounds of connections.
 
     header_s: from the start of a connection, or the first byte after an answer, until a request's
-    head is whole.  send_s: until the client has taken an answer.  max_connections: open at once.
+    head is whole.  send_s: until the client has taken an answer, and, where that refused a body
+    before its end, has sent the rest.  max_connections: open at once.
     """
 
     header_s: float
@@ -44,14 +41,18 @@ def protocol_of(settings: Settings) -> type[asyncio.Protocol]:
     return Protocol
 
 
-class PatientProtocol(_Protocol):
-    """uvicorn's protocol, whichever is installed, with bounds."""
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds."""
 
     patience: Patience
 
     _waiting_for_head: asyncio.TimerHandle | None = None
+    _waiting_for_rest: asyncio.TimerHandle | None = None
     _waiting_for_reader: asyncio.TimerHandle | None = None
     _is_new = True
+    _in_body = False
+    _head_bytes = 0
+    _cycles: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client came; it is sent away where too many are there."""
@@ -66,25 +67,38 @@ class PatientProtocol(_Protocol):
         if self.transport.is_closing():
             return
         self._is_new = False
-        if self._waiting_for_head is None and not self._is_at_work:
-            self._wait_for_head()
-        before = self.cycle
+        if not self._in_body:
+            self._head_bytes += len(data)
+            if self._waiting_for_head is None and not self._is_at_work:
+                self._wait_for_head()
         super().data_received(data)
-        if self.cycle is not before:
-            self._head_is_whole()
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._head_is_too_long()
 
-    def handle_websocket_upgrade(self, *event: object) -> None:
-        """The connection is no longer one of requests."""
+    def on_headers_complete(self) -> None:
+        """A request's head is whole; its body follows."""
+        self._in_body = True
+        self._head_bytes = 0
         self._head_is_whole()
-        super().handle_websocket_upgrade(*event)
+        if not self._is_at_work:
+            self._watch_reader()
+        super().on_headers_complete()
+        if self.cycle is not None:
+            waiting = [cycle for cycle in self._cycles if not cycle.response_complete]
+            self._cycles = (*waiting, self.cycle)
+
+    def on_message_complete(self) -> None:
+        """A request's body is whole."""
+        self._in_body = False
+        self._rest_is_whole()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer was written, though perhaps not yet taken."""
+        """An answer was written, though perhaps not yet taken, nor the question whole."""
         super().on_response_complete()
-        if self.transport.get_write_buffer_size():
-            self._wait_for_reader()
-        else:
-            self._reader_is_done()
+        self._watch_reader()
+        if self._in_body and not self._is_at_work:
+            self._waiting_for_rest = self.loop.call_later(self.patience.send_s, self._close)
 
     def pause_writing(self) -> None:
         """The client does not take its answer as fast as it is written."""
@@ -97,9 +111,14 @@ class PatientProtocol(_Protocol):
         self._reader_is_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, whoever wanted it."""
+        """The end, whoever wanted it. All requests that are worked on learn of it."""
         self._head_is_whole()
+        self._rest_is_whole()
         self._reader_is_done()
+        # uvicorn tells the last of several only.
+        for cycle in self._cycles:
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     @property
@@ -120,6 +139,25 @@ class PatientProtocol(_Protocol):
             self._close()
         else:
             self._refuse(408, "timeout", "Asked too slowly", "the head of a request did not come")
+
+    def _head_is_too_long(self) -> None:
+        if self._is_at_work:  # words would stand in the middle of an answer
+            self._close()
+        else:
+            self._refuse(431, "too-large", "Too large", "the head of a request is too long")
+
+    def _rest_is_whole(self) -> None:
+        if self._waiting_for_rest is not None:
+            self._waiting_for_rest.cancel()
+            self._waiting_for_rest = None
+
+    def _watch_reader(self) -> None:
+        """Counts anew the time in which what is written has to be taken."""
+        if self._waiting_for_reader is not None:
+            self._waiting_for_reader.cancel()
+            self._waiting_for_reader = None
+        if self.transport.get_write_buffer_size():
+            self._wait_for_reader()
 
     def _wait_for_reader(self) -> None:
         if self._waiting_for_reader is None:
@@ -142,10 +180,10 @@ class PatientProtocol(_Protocol):
         """Says why, as a problem, and closes: below the application there is nobody else to."""
         content = {"type": f"/problems/{kind}", "title": title, "status": status, "detail": detail}
         body = json.dumps(content)
+        retry = "" if status == 431 else "Retry-After: 1\r\n"
         self.transport.write(
             f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
-            f"Retry-After: 1\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            f"{body}".encode()
+            f"{retry}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
         )
         self._close()
 

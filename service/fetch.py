@@ -92,7 +92,7 @@ class Fetcher:
                     response = connection.getresponse()
                     if response.status not in _REDIRECTS:
                         return self._read(response, hold)
-                    url = urljoin(url, response.getheader("Location", ""))
+                    url = _next(url, response.getheader("Location", ""))
                 finally:
                     connection.close()
         except TimeoutError:
@@ -227,6 +227,14 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
+
+
+def _next(url: str, location: str) -> str:
+    """Where a redirect leads."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise BadImageUrl("image_url: the host redirects to what is no URL") from None
 
 
 def _refused(reason: str) -> InvalidParameter:

@@ -88,7 +88,7 @@ class Parameters(BaseModel):
         try:
             parameters = cls.model_validate(gathered)
         except ValidationError as error:
-            raise _invalid(cls, error) from None
+            raise _invalid(error) from None
         parameters._check(max_people)
         return parameters
 
@@ -100,15 +100,19 @@ class Parameters(BaseModel):
         """Values by name; an empty text or null is as good as not sent, only boxes may repeat."""
         gathered: dict[str, Any] = {}
         for name, value in pairs:
-            if name in cls.model_fields and (value is None or value == ""):
+            # Here, not by the model, which would gather all of a million names first.
+            if name not in cls.model_fields:
+                known = ", ".join(("image", *cls.model_fields))
+                raise InvalidParameter(name, f"there is no parameter {name[:60]!r}; known: {known}")
+            if value is None or value == "":
                 continue
-            if name == "boxes" and name in cls.model_fields:
+            if name == "boxes":
                 gathered.setdefault(name, []).append(value)
             elif name in gathered:
                 raise InvalidParameter(name, f"{name} is given more than once")
             else:
                 gathered[name] = value
-        if "boxes" in gathered and "boxes" in cls.model_fields:
+        if "boxes" in gathered:
             try:
                 gathered["boxes"] = _read_boxes(gathered["boxes"])
             except ValueError as error:
@@ -185,14 +189,9 @@ class SegmentParameters(Parameters):
     )
 
 
-def _invalid(model: type[Parameters], error: ValidationError) -> InvalidParameter:
-    first = error.errors()[0]
+def _invalid(error: ValidationError) -> InvalidParameter:
+    first = error.errors(include_url=False, include_context=False)[0]
     parameter = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(("image", *model.model_fields))
-        return InvalidParameter(
-            parameter, f"there is no parameter {parameter[:60]!r}; known: {known}"
-        )
     place = "".join(f"[{part}]" for part in first["loc"][1:])
     message = first["msg"].removeprefix("Value error, ")
     return InvalidParameter(parameter, f"{parameter}{place}: {message}; got {first['input']!r:.60}")

@@ -174,8 +174,13 @@ def install(app: FastAPI) -> None:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HrposeError)
-    record_of(request.scope).problem = describe(error)[0].type
+    record_of(request.scope).problem = type_of(error)
     return respond_to(error)
+
+
+def type_of(error: Exception) -> str:
+    """The `type` of the problem that an error is answered with."""
+    return describe(error)[0].type if isinstance(error, HrposeError) else INTERNAL.type
 
 
 def respond_to(error: HrposeError) -> Response:

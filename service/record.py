@@ -7,12 +7,14 @@ for a lock.
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.types import Scope
+
+T = TypeVar("T")
 
 HEADER = "X-Request-ID"
 
@@ -27,7 +29,7 @@ class Timed(Protocol):
     """An answer that says how long its phases took."""
 
     @property
-    def timing_ms(self) -> dict[str, float]:
+    def timing_ms(self) -> Mapping[str, float]:
         """Milliseconds by phase."""
 
 
@@ -46,8 +48,8 @@ class Record:
     problem: str | None = None
     waited_s: float = 0.0
 
-    def written(self, answer: Timed, write: Callable[[], bytes], people: int | None) -> bytes:
-        """The bytes of an answer; takes note of its phases, and of how long writing took."""
+    def written(self, answer: Timed, write: Callable[[], T], people: int | None) -> T:
+        """An answer as `write` makes it; takes note of its phases, and of how long writing took."""
         start = time.perf_counter()
         data = write()
         # Made apart and set at once: the request may be over for the guard already.

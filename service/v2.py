@@ -126,7 +126,12 @@ def write_answer(
             "datatype": _DATATYPES[array.dtype.name],
             "shape": list(array.shape),
         }
-        if request.binary if binary is None else binary:
+        as_bytes = request.binary if binary is None else binary
+        # As JSON a number takes two bytes at least: what cannot fit is not written first.
+        least = array.nbytes if as_bytes else 2 * array.size
+        if least > max_bytes:
+            raise _too_large(least, max_bytes)
+        if as_bytes:
             data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
             output["parameters"] = {"binary_data_size": len(data)}
             values.append(data)
@@ -139,13 +144,28 @@ def write_answer(
     header = json.dumps(content).encode()
     body = b"".join((header, *values))
     if len(body) > max_bytes:
-        limit = f"max_upload_mb = {max_bytes / MIB:g}"
-        raise TooLarge(
-            f"the answer has {len(body)} bytes; {max_bytes} are written. Ask for binary outputs, "
-            "or send a smaller image",
-            limit,
-        )
+        raise _too_large(len(body), max_bytes)
     return Written(body, len(header) if values else None)
+
+
+def _too_large(size: int, max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the answer has {size} bytes or more; {max_bytes} are written. Ask for binary outputs, "
+        "or send a smaller image",
+        f"max_upload_mb = {max_bytes / MIB:g}",
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Outputs by name, and how they came about.
+
+    timing_ms: milliseconds by phase, over all images.  people: in all images; None: not asked for.
+    """
+
+    tensors: dict[str, Array]
+    timing_ms: dict[str, float]
+    people: int | None = None
 
 
 @dataclass
@@ -157,39 +177,49 @@ class PeopleTensors:
     scores: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     names: int = 0
+    timings: list[Mapping[str, float]] = field(default_factory=list)
 
     def add(self, answer: PoseAnswer) -> None:
         """Takes everybody in one more image."""
         self.names = len(answer.skeleton.keypoints)
         self.counts.append(len(answer.people))
+        self.timings.append(answer.timing_ms)
         for person in answer.people:
             self.keypoints.append(person.keypoints)
             self.boxes.append(person.box_xywh)
             self.scores.append(person.score)
 
-    def tensors(self) -> dict[str, Array]:
-        """Outputs by name; the people of all images in a row."""
-        return {
+    def found(self) -> Found:
+        """The people of all images in a row."""
+        tensors: dict[str, Array] = {
             "keypoints": np.array(self.keypoints, np.float32).reshape(-1, self.names, 3),
             "boxes": np.array(self.boxes, np.float32).reshape(-1, 4),
             "scores": np.array(self.scores, np.float32),
             "people_per_image": np.array(self.counts, np.int32),
         }
+        return Found(tensors, _added(self.timings), len(self.scores))
 
 
-def class_tensors(answers: Sequence[ClassifyAnswer]) -> dict[str, Array]:
+def found_classes(answers: Sequence[ClassifyAnswer]) -> Found:
     """The likeliest classes of each image and their probabilities, [N, top_k]."""
-    return {
+    tensors: dict[str, Array] = {
         "classes": np.array([[c.index for c in a.classes] for a in answers], np.int32),
         "probabilities": np.array(
             [[c.probability for c in a.classes] for a in answers], np.float32
         ),
     }
+    return Found(tensors, _added([answer.timing_ms for answer in answers]))
 
 
-def segment_tensors(answer: SegmentAnswer) -> dict[str, Array]:
+def found_segments(answer: SegmentAnswer) -> Found:
     """The class of every pixel, [H, W]."""
-    return {"class_map": answer.class_map}
+    return Found({"class_map": answer.class_map}, _added([answer.timing_ms]))
+
+
+def _added(timings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Milliseconds by phase, of several images together."""
+    names = dict.fromkeys(name for timing in timings for name in timing)
+    return {name: sum(timing.get(name, 0.0) for timing in timings) for name in names}
 
 
 def check_options(pairs: Sequence[Pair], task: str) -> tuple[Pair, ...]:
@@ -207,7 +237,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     """The JSON and what comes after it."""
     if header_length is None:
         return body, b""
-    length = int(header_length) if header_length[:20].isdecimal() else -1
+    length = int(header_length) if header_length.isdecimal() and len(header_length) < 20 else -1
     if not 0 < length <= len(body):
         raise InvalidParameter(
             HEADER_LENGTH, f"{HEADER_LENGTH} should be 1 to {len(body)}, the body's bytes"

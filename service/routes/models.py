@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
 
 from models.errors import UnknownName
+from service.accept import JSON
+from service.body import read_small
+from service.errors import InvalidParameter
 from service.routes.dependencies import ADMIN_NEEDED, KEY_NEEDED, ServingState
 from service.schemas import (
     BackbonesResponse,
@@ -22,6 +26,8 @@ from service.schemas import (
 )
 
 BACKBONES = Path(__file__).parents[1] / "backbones.json"
+
+CHANGE_SCHEMA = ChangeRequest.model_json_schema()
 
 if TYPE_CHECKING:
     from service.inference.networks import Change
@@ -49,15 +55,30 @@ def get_model(name: str, serving: ServingState) -> ModelAnswer:
     return ModelAnswer.of(serving.engine.model(name))
 
 
+async def read_change(request: Request, serving: ServingState) -> ChangeRequest:
+    """What the body asks for; read when the key has been looked at, and never more than a little.
+
+    The framework by itself would read all of a body first, whoever sends it.
+    """
+    data = await read_small(request, serving.settings.timeout_s)
+    try:
+        return ChangeRequest.model_validate_json(data) if data.strip() else ChangeRequest()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        parameter = str(first["loc"][0]) if first["loc"] else "body"
+        raise InvalidParameter(parameter, f"{parameter[:60]}: {first['msg']}") from None
+
+
 @router.post(
     "/models/{name}/load",
     dependencies=ADMIN_NEEDED,
-    responses=problem_responses(401, 403, 404, 409, 422, 429, 500, 503),
+    responses=problem_responses(401, 403, 404, 409, 413, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": {"content": {JSON: {"schema": CHANGE_SCHEMA}}}},
 )
 def load_model(
     name: str,
     serving: ServingState,
-    asked: Annotated[ChangeRequest | None, Body()] = None,
+    asked: Annotated[ChangeRequest, Depends(read_change)],
 ) -> ChangeResponse:
     """Loads and warms a network; one whose file has changed takes the place of the old one.
 
@@ -65,8 +86,7 @@ def load_model(
     refused, and the old network stays.
     """
     serving.check_open()
-    force = asked is not None and asked.force
-    return _changed(name, serving, lambda: serving.engine.load(name, force))
+    return _changed(name, serving, lambda: serving.engine.load(name, asked.force))
 
 
 @router.post(

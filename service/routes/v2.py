@@ -16,6 +16,7 @@ from service.accept import JSON
 from service.errors import InvalidParameter
 from service.inference.job import Job
 from service.parameters import ClassifyParameters, PoseParameters
+from service.record import record_of
 from service.routes.dependencies import KEY_NEEDED, ServingState
 from service.serving import Serving
 from service.v2 import (
@@ -24,14 +25,14 @@ from service.v2 import (
     INPUT,
     MAX_IMAGES,
     OUTPUTS,
-    Array,
+    Found,
     InferRequest,
     PeopleTensors,
     Written,
     check_options,
-    class_tensors,
+    found_classes,
+    found_segments,
     read_request,
-    segment_tensors,
     write_answer,
 )
 
@@ -49,6 +50,7 @@ class V2Route(APIRoute):
             except (HTTPException, RequestValidationError):
                 raise
             except Exception as error:  # the top of a request: a fault is logged and hidden
+                record_of(request.scope).problem = problems.type_of(error)
                 return _refusal(error)
 
         return handled
@@ -146,8 +148,10 @@ async def infer(name: str, request: Request, serving: ServingState) -> Response:
         def work() -> Written:
             asked = read_request(body, request.headers.get(HEADER_LENGTH))
             info = serving.engine.model(name)
-            tensors = _TASKS[info.task](serving, info.name, asked, visit.job)
-            return write_answer(info.name, asked, tensors, most)
+            found = _TASKS[info.task](serving, info.name, asked, visit.job)
+            return visit.record.written(
+                found, lambda: write_answer(info.name, asked, found.tensors, most), found.people
+            )
 
         answer = await visit.run(work)
     if answer.header_length is None:
@@ -156,31 +160,31 @@ async def infer(name: str, request: Request, serving: ServingState) -> Response:
     return Response(answer.body, media_type="application/octet-stream", headers=headers)
 
 
-def _people(serving: Serving, name: str, asked: InferRequest, job: Job) -> dict[str, Array]:
+def _people(serving: Serving, name: str, asked: InferRequest, job: Job) -> Found:
     most = serving.settings.max_people
     options = PoseParameters.of(check_options(asked.pairs, "pose"), most).options(most)
     found = PeopleTensors()
     for image in asked.images:
         found.add(serving.engine.pose(image, name, options, job))
-    return found.tensors()
+    return found.found()
 
 
-def _classes(serving: Serving, name: str, asked: InferRequest, job: Job) -> dict[str, Array]:
+def _classes(serving: Serving, name: str, asked: InferRequest, job: Job) -> Found:
     pairs = check_options(asked.pairs, "classify")
     top_k = ClassifyParameters.of(pairs, serving.settings.max_people).top_k
-    return class_tensors(
+    return found_classes(
         [serving.engine.classify(image, name, top_k, job) for image in asked.images]
     )
 
 
-def _segments(serving: Serving, name: str, asked: InferRequest, job: Job) -> dict[str, Array]:
+def _segments(serving: Serving, name: str, asked: InferRequest, job: Job) -> Found:
     check_options(asked.pairs, "segment")
     if len(asked.images) > 1:
         raise InvalidParameter(INPUT, "class maps have sizes of their own: send one image")
-    return segment_tensors(serving.engine.segment(asked.images[0], name, job))
+    return found_segments(serving.engine.segment(asked.images[0], name, job))
 
 
-_TASKS: dict[str, Callable[[Serving, str, InferRequest, Job], dict[str, Array]]] = {
+_TASKS: dict[str, Callable[[Serving, str, InferRequest, Job], Found]] = {
     "pose": _people,
     "people": _people,
     "classify": _classes,

@@ -11,9 +11,10 @@ import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI, Response
+from pydantic import SecretStr
 
 from service.app import create_app
-from service.connections import PatientProtocol, protocol_of
+from service.connections import protocol_of
 from service.settings import Settings
 from tests.service.conftest import real_server, wait_until
 from tests.service.fakes import FakeEngine
@@ -22,6 +23,13 @@ HEADER_S = 0.4
 PATIENT_S = 10.0
 
 Address = tuple[str, int]
+
+
+@pytest.fixture
+def address(engine: FakeEngine) -> Iterator[Address]:
+    """A server with the usual bounds."""
+    with real_server(Settings(), engine) as address:
+        yield address
 
 
 @pytest.fixture
@@ -159,8 +167,90 @@ def test_a_client_that_takes_its_answer_gets_all_of_it(
     assert len(httpx2.get(f"http://{host}:{port}/big").content) == BIG
 
 
-def test_the_protocol_is_uvicorns_own_choice() -> None:
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+def test_small_answers_taken_slowly_are_not_one_late_answer(
+    big_answers: tuple[Address, uvicorn.Server],
+) -> None:
+    """Each in half of the time; together they take three times as long as one may."""
+    address, _ = big_answers
+    with closing(connect(address)) as connection:
+        for _ in range(6):
+            connection.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.25)
+            taken = 0
+            while taken < BIG:
+                part = connection.recv(2**20)
+                assert part
+                taken += len(part)
+            head_and_rest = taken - BIG
+            assert head_and_rest < 1000
 
-    assert issubclass(protocol_of(Settings()), PatientProtocol)
-    assert issubclass(PatientProtocol, AutoHTTPProtocol)
+
+@pytest.mark.parametrize(
+    ("start", "more"), [(b"GET / HTTP/1.1\r\nX: ", b"xx"), (b"", b"\r\n"), (b"GET /", b"xx")]
+)
+def test_a_head_without_end_is_refused(address: Address, start: bytes, more: bytes) -> None:
+    """After no more than the buffers on the way take of 64 MB."""
+    with closing(connect(address)) as connection:
+        assert flood(connection, start, more) < 64 * 2**20
+
+
+def flood(connection: socket.socket, start: bytes, more: bytes) -> int:
+    """Sends until the other side has enough; how many bytes it took, 64 MB at most."""
+    sent = 0
+    try:
+        while sent < 64 * 2**20:
+            sent += connection.send((start if sent == 0 else b"") + more * 2**15)
+    except OSError:
+        pass
+    return sent
+
+
+def test_a_refused_body_may_come_slowly(engine: FakeEngine) -> None:
+    """It is no second request whose head is late: one answer, and the connection stays."""
+    settings = Settings(header_timeout_s=HEADER_S, api_keys=SecretStr("secret"))
+    size = 2**20
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert b"HTTP/1.1 401 " in connection.recv(65536)
+        for _ in range(4):
+            time.sleep(HEADER_S / 2)
+            connection.sendall(bytes(size // 4))
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said = read_all(connection)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"408" not in said
+
+
+def test_the_rest_of_a_refused_body_has_a_time(engine: FakeEngine) -> None:
+    settings = Settings(send_timeout_s=0.5, api_keys=SecretStr("secret"))
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        connection.sendall(b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
+        start = time.monotonic()
+        sending = threading.Thread(target=trickle, args=(connection, bytes(500)))
+        sending.start()
+        assert read_all(connection).count(b"HTTP/1.1 ") == 1
+        sending.join()
+    assert time.monotonic() - start < PATIENT_S / 2
+
+
+def test_all_requests_of_a_connection_learn_of_its_end(engine: FakeEngine, photo: bytes) -> None:
+    """Also the first of two that came together, which is the one that is worked on."""
+    with real_server(Settings(), engine) as address:
+        connection = connect(address)
+        head = f"POST /pose?model=stuck HTTP/1.1\r\nHost: x\r\nContent-Length: {len(photo)}\r\n\r\n"
+        connection.sendall(head.encode() + photo + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert engine.working.acquire(timeout=PATIENT_S)
+        connection.close()
+        assert engine.dropped.acquire(timeout=PATIENT_S)
+
+
+def test_a_long_head_is_told_so(address: Address) -> None:
+    with closing(connect(address)) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: ")
+        for _ in range(5):
+            time.sleep(0.05)
+            connection.sendall(b"x" * 16 * 1024)
+        said = read_all(connection)
+    assert said.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["type"] == "/problems/too-large"

@@ -266,6 +266,12 @@ def test_a_redirect_is_checked_like_the_first_url(site: Site, to: str) -> None:
     assert len(site.reached) == 1
 
 
+def test_a_redirect_to_what_is_no_url_is_refused(site: Site) -> None:
+    site.answers[PATH] = moved("https://[")
+    with pytest.raises(BadImageUrl, match="no URL"):
+        site.fetcher().fetch(URL, ignore)
+
+
 def test_a_redirect_to_a_name_with_a_private_address_is_refused(site: Site) -> None:
     site.answers[PATH] = moved("https://inner.example.com/")
     private = [ipaddress.ip_address("10.0.0.1")]

@@ -1,14 +1,16 @@
 """POST /models/{name}/load and /unload: what they answer, and what they refuse."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.settings import Settings
-from tests.service.conftest import client_of
+from tests.service.conftest import client_of, real_server
 from tests.service.fakes import FakeEngine
+from tests.service.test_connections import connect
 from tests.service.test_problems import assert_problem
 
 ADMIN = {"X-API-Key": "pear"}
@@ -59,6 +61,29 @@ def test_without_any_keys_nobody_changes_networks(engine: FakeEngine) -> None:
 def test_a_server_told_to_stop_changes_nothing(client: TestClient) -> None:
     client.app.state.serving.drain()  # type: ignore[attr-defined]
     assert_problem(client.post("/models/finder/load"), 503, "overloaded")
+
+
+@pytest.mark.parametrize("body", [b"{" + b" " * 70_000 + b"}", b'{"force": tru', b"[1]"])
+def test_a_body_that_says_no_such_thing_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/models/finder/load", content=body)
+    assert answer.status_code == (413 if len(body) > 65_536 else 422)
+
+
+def test_a_body_is_not_read_before_the_key_is(engine: FakeEngine) -> None:
+    """The answer comes while the body, which never ends, has only begun."""
+    settings = Settings(api_keys=SecretStr("admin:pear"))
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        head = b"POST /models/finder/load HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        connection.sendall(head + b"Content-Type: application/json\r\n\r\n1\r\n \r\n")
+        assert b"HTTP/1.1 401 " in connection.recv(65536)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(engine: FakeEngine) -> None:
+    settings = Settings(api_keys=SecretStr("admin:pear"), timeout_s=0.5)
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        head = b"POST /models/finder/load HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+        connection.sendall(head + b"X-API-Key: pear\r\n\r\n{")
+        assert b"HTTP/1.1 504 " in connection.recv(65536)
 
 
 def test_a_body_that_is_not_text_is_an_invalid_parameter(client: TestClient) -> None:

@@ -8,9 +8,11 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.inference.batcher import BatchCounters
+from service.inference.catalogue import ModelInfo
 from service.settings import Settings
 from tests.service.conftest import client_of
 from tests.service.fakes import FakeEngine
+from tests.service.test_v2 import request_of
 
 
 def value(client: TestClient, name: str, **labels: str) -> float:
@@ -39,6 +41,16 @@ def test_each_phase_of_an_answer_is_observed(client: TestClient, photo: bytes) -
     assert 2 * 0.0005 < value(client, "hrpose_phase_seconds_sum", phase="queue") < took
     assert value(client, "hrpose_phase_seconds_sum", phase="total") == pytest.approx(took)
     assert 0 < value(client, "hrpose_phase_seconds_sum", phase="write") < took
+
+
+def test_answers_and_refusals_of_v2_are_told_as_well(client: TestClient, photo: bytes) -> None:
+    client.post("/v2/models/fast/infer", json=request_of(photo, photo))
+    route = "/v2/models/{name}/infer"
+    network = value(client, "hrpose_phase_seconds_sum", route=route, phase="network")
+    assert network == pytest.approx(2 * 0.003)
+    assert value(client, "hrpose_people_sum", route=route) == 4
+    client.post("/v2/models/full/infer", json=request_of(photo))
+    assert value(client, "hrpose_refusals_total", reason="overloaded", status="429") == 1
 
 
 def test_waiting_for_a_thread_is_waiting_in_the_queue(photo: bytes) -> None:
@@ -148,3 +160,19 @@ def test_every_name_has_a_help_and_a_unit_that_is_basic(client: TestClient, phot
         assert family.documentation
         assert family.name.startswith(("hrpose_", "process_", "python_"))
         assert not re.search(r"_(ms|milliseconds|mb|kb)\b", family.name)
+
+
+def test_only_networks_that_were_loaded_are_looked_at(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    """To list all of them reads their files; one that was unloaded may have none any more."""
+
+    def list_all() -> list[ModelInfo]:
+        raise AssertionError("every file was read")
+
+    engine.models = list_all  # type: ignore[method-assign]
+    engine.counters = lambda: dict.fromkeys(  # type: ignore[method-assign]
+        ("finder", "gone", "missing"), BatchCounters()
+    )
+    told = re.findall(r"hrpose_model_info\{.*?model=\"(\w+)\"", client.get("/metrics").text)
+    assert told == ["finder"]

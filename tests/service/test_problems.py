@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -183,6 +184,36 @@ def test_a_form_that_is_none_is_refused(client: TestClient) -> None:
     broken = {"content-type": "multipart/form-data; boundary=x"}
     answer = client.post("/pose", content=b"--y\r\n\r\n", headers=broken)
     assert_problem(answer, 422, "invalid-parameter")
+    odd = {"content-type": "multipart/form-data; boundary=x; charset=undefined"}
+    part = (
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nx\r\n--x--\r\n'
+    )
+    answer = client.post("/pose", content=part, headers=odd)
+    assert_problem(answer, 422, "invalid-parameter")
+
+
+def test_a_name_that_is_no_text_is_refused(client: TestClient) -> None:
+    answer = client.post(
+        "/pose",
+        content=b'{"image": "aaaa", "\\ud800": 1}',
+        headers={"content-type": "application/json"},
+    )
+    assert "no parameter" in assert_problem(answer, 422, "invalid-parameter")["detail"]
+
+
+def test_of_many_unknown_names_the_first_is_refused(client: TestClient) -> None:
+    """At once: every other request waits while one thread makes a list of all of them."""
+    names = json.dumps({"image": "aaaa", **{f"n{i}": 1 for i in range(300_000)}})
+    start = time.process_time()
+    body = assert_problem(
+        client.post("/pose", content=names, headers={"content-type": "application/json"}),
+        422, "invalid-parameter",
+    )  # fmt: skip
+    reading = time.process_time()
+    json.loads(names)
+    reading = time.process_time() - reading
+    assert body["parameter"] == "n0"
+    assert time.process_time() - start < 10 * reading
 
 
 def test_a_form_may_not_have_thousands_of_fields(client: TestClient, photo: bytes) -> None:

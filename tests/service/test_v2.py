@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(
     assert word in answer.json()["error"]
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "99999999", "1e3", "x"])
+@pytest.mark.parametrize("length", ["0", "-1", "99999999", "1e3", "x", "9" * 5000, "0" * 19 + "1x"])
 def test_a_wrong_header_length_is_refused(client: TestClient, photo: bytes, length: str) -> None:
     body = json.dumps(request_of(photo)).encode()
     answer = client.post("/v2/models/fast/infer", content=body, headers={HEADER_LENGTH: length})
