@@ -102,6 +102,15 @@ class Photo:
         """All pixels, RGB uint8 [H, W, 3], upright."""
         return self._at_least(1)[0]
 
+    def canvas(self) -> Image:
+        """All pixels, to be drawn into a copy that is then written.
+
+        Room is taken for both copies that this makes as well, at once: who waited for more while
+        holding some could wait for ever.
+        """
+        self._decode(1, copies=2)
+        return self.pixels
+
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
@@ -139,11 +148,11 @@ class Photo:
         assert self._pixels is not None
         return self._pixels, self._factor
 
-    def _decode(self, most: int) -> None:
+    def _decode(self, most: int, copies: int = 0) -> None:
         factor = next((f for f in FACTORS if f <= most and self._can_reduce(f)), 1)
         self.forget()  # before there are new ones
         if self._room is not None:
-            count = 3 * math.prod(-(-side // factor) for side in self._stored)
+            count = 3 * math.prod(-(-side // factor) for side in self._stored) * (1 + copies)
             start = time.perf_counter()
             self._room.take(count)
             self._held = count
@@ -190,6 +199,10 @@ def _least_factor(crops: Sequence[Crop]) -> int:
 
 class _Pixels(Photo):
     """Pixels that came without a file."""
+
+    def canvas(self) -> Image:
+        """The pixels."""
+        return self.pixels
 
     def forget(self) -> None:
         """They cannot be had again, so they stay."""

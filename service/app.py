@@ -84,6 +84,7 @@ def create_engine(settings: Settings) -> PoseEngine:
         max_megapixels=settings.max_megapixels,
         max_pixels_mb=settings.max_pixels_mb,
         max_people=settings.max_people,
+        max_models=settings.max_models,
         allow_random=settings.allow_random,
         models_dir=Path(settings.models_dir) if settings.models_dir else None,
     )

@@ -18,6 +18,7 @@ class Sent:
     query: bytes
     headers: Headers
     body: bytes
+    client: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ async def ask(app: ASGIApp, sent: Sent, gone: Callable[[], Awaitable[object]]) -
         "root_path": "",
         "query_string": sent.query,
         "headers": sent.headers,
-        "client": None,
+        "client": sent.client,
         "server": None,
     }
     await app(scope, receive, send)

@@ -50,7 +50,7 @@ class Upload:
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Body:
     """A body as read: already an upload, or JSON text that a worker thread still has to read."""
 
@@ -60,11 +60,15 @@ class Body:
     fetch: Fetch | None = None
 
     def parse(self) -> Upload:
-        """The upload. Slow for large JSON and for URLs: not to be called on the event loop."""
-        upload = self.upload or _parse_json(self.json_text, self.fetch)
-        if not upload.image:
+        """The upload, which is kept: a URL is fetched once, however often the work is done over.
+
+        Slow for large JSON and for URLs: not to be called on the event loop.
+        """
+        if self.upload is None:
+            self.upload, self.json_text = _parse_json(self.json_text, self.fetch), b""
+        if not self.upload.image:
             raise ImageError("the image is empty (0 bytes)")
-        return Upload(upload.image, (*self.query, *upload.pairs))
+        return Upload(self.upload.image, (*self.query, *self.upload.pairs))
 
 
 class Holder(Protocol):

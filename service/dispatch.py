@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from service.errors import Cancelled, DeadlineExceeded, Overloaded
+from service.errors import BeingLoaded, Cancelled, DeadlineExceeded, Overloaded
 from service.inference.job import Job
 from service.load import ByteBudget, DrainRate
 
@@ -58,31 +58,46 @@ class Place:
             raise self._too_late() from None
 
     async def run(self, work: Callable[[], T], client_gone: Callable[[], Awaitable[None]]) -> T:
-        """Runs blocking work in a thread.
+        """Runs blocking work in a thread; once more, where it met a network that was not there yet.
 
         client_gone returns when nobody waits for the answer any more. Raises what the work raises,
         Cancelled when the client goes, DeadlineExceeded when the time is over; the job then says
         so to the work.
         """
-        # With the context of the request: what the thread logs carries its id.
-        context = contextvars.copy_context()
-        running = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
-        running.add_done_callback(_retrieve)
-        self._running = running
         watching = asyncio.ensure_future(client_gone())
-        both: set[asyncio.Future[Any]] = {running, watching}
+        try:
+            while True:
+                # With the context of the request: what the thread logs carries its id.
+                context = contextvars.copy_context()
+                submitted = self._pool.submit(context.run, work)
+                self._running = running = asyncio.wrap_future(submitted)
+                running.add_done_callback(_retrieve)
+                try:
+                    return await self._first(running, watching)
+                except BeingLoaded as met:
+                    # Shielded: others wait for it as well.
+                    loading = asyncio.shield(asyncio.wrap_future(met.loading))
+                    loading.add_done_callback(_retrieve)
+                    await self._first(loading, watching)
+                finally:
+                    submitted.cancel()  # where no thread has begun with it
+        finally:
+            watching.cancel()
+
+    async def _first(self, wanted: "asyncio.Future[T]", watching: "asyncio.Future[None]") -> T:
+        """The result that is wanted, unless the client goes first or the time is over."""
+        both: set[asyncio.Future[Any]] = {wanted, watching}
         try:
             await asyncio.wait(
                 both, timeout=self.job.remaining_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if running.done():
-                return running.result()
+            if wanted.done():
+                return wanted.result()
             if watching.done():
                 raise Cancelled("the client went away")
             raise self._too_late()
         finally:
-            watching.cancel()
-            if not running.done():
+            if not wanted.done():
                 self.job.cancel()
 
     def _too_late(self) -> DeadlineExceeded:
@@ -130,7 +145,7 @@ class Dispatcher:
                 f"{self._max_requests} requests are worked on; no more are taken now",
                 self._rate.retry_after_s(self._timeout_s),
             )
-        job = Job(self._timeout_s)
+        job = Job(self._timeout_s, may_block=False)
         place = Place(job, self._pool, self._budget, self._rate)
         self._jobs.add(job)
         self._rate.begin()

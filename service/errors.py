@@ -10,12 +10,15 @@ HrposeError
     ├── Conflict             what is asked for cannot be done to a network as it is now
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
     ├── Overloaded           the queue is full, or the server drains: try again later
+    │   └── BeingLoaded      the network will be there soon: the dispatcher waits for it
     ├── RateExceeded         a client asks more often than it may
     ├── DeadlineExceeded     not answered in time; the work was dropped
     └── Cancelled            the client went away; the work was dropped
 
 `service/problems.py` turns each into an RFC 9457 problem.
 """
+
+from concurrent.futures import Future
 
 from models.errors import HrposeError
 
@@ -76,6 +79,14 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
         self.draining = draining
         super().__init__(message)
+
+
+class BeingLoaded(Overloaded):
+    """A network is not there yet; `loading` ends when it is, or says why it cannot be."""
+
+    def __init__(self, name: str, loading: Future[None]) -> None:
+        self.loading = loading
+        super().__init__(f"{name} is being loaded", 5.0, draining=True)
 
 
 class RateExceeded(ServiceError):

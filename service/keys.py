@@ -115,11 +115,13 @@ def line_of(key: str, name: str, scope: str, rate: str = "") -> str:
 
 
 def plain_keys(texts: Iterable[str]) -> list[Key]:
-    """Keys as the setting api_keys has them."""
+    """Keys as the setting api_keys has them; KeyFileError for `admin:` without a key after it."""
     keys = []
     for number, text in enumerate(texts, start=1):
         word, colon, rest = text.partition(":")
-        is_admin = bool(colon) and word == "admin" and bool(rest)
+        is_admin = bool(colon) and word == "admin"
+        if is_admin and not rest:
+            raise KeyFileError("api_keys: there is no key after `admin:`")
         secret = rest if is_admin else text
         keys.append(Key(digest(secret), f"key-{number}", "admin" if is_admin else "infer"))
     return keys

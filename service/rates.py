@@ -73,7 +73,7 @@ class RateLimiter:
             is_within = self._limiter.hit(item, client)
             reset, remaining = self._limiter.get_window_stats(item, client)
             allowances.append(
-                left := Allowance(item.amount, remaining, max(0.0, reset - time.time()))
+                left := Allowance(item.amount, remaining, max(0.0, reset - time.monotonic()))
             )
             if not is_within:
                 raise RateExceeded(f"at most {item} for this client", left.reset_s, left.headers)
@@ -113,7 +113,7 @@ class _BoundedCounters(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         count, end = self._counters.get(key, (0, 0.0))
-        now = time.time()
+        now = time.monotonic()
         if end <= now:
             count, end = 0, now + expiry
         self._counters[key] = (count + amount, end)
@@ -124,10 +124,10 @@ class _BoundedCounters(Storage):
 
     def get(self, key: str) -> int:
         count, end = self._counters.get(key, (0, 0.0))
-        return count if end > time.time() else 0
+        return count if end > time.monotonic() else 0
 
     def get_expiry(self, key: str) -> float:
-        return self._counters.get(key, (0, time.time()))[1]
+        return self._counters.get(key, (0, time.monotonic()))[1]
 
     def check(self) -> bool:
         return True

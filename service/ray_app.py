@@ -31,7 +31,7 @@ from service import problems
 from service.app import create_app
 from service.asgi import Answered, Sent, ask
 from service.body import read_raw
-from service.errors import Overloaded
+from service.errors import DeadlineExceeded, Overloaded
 from service.serving import LOADING_RETRY_S, PoseEngine, Serving
 from service.settings import Settings
 
@@ -125,6 +125,7 @@ class Front:
     def __init__(self, replicas: Any, settings: Settings) -> None:
         self._replicas = replicas
         self._max_bytes = settings.max_upload_bytes
+        self._timeout_s = settings.timeout_s
         self._draining = False
         self._at_work = 0
 
@@ -152,10 +153,20 @@ class Front:
             raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
 
     async def _read(self, request: Request) -> Sent:
-        body = await read_raw(request, self._max_bytes, _Uncounted())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await read_raw(request, self._max_bytes, _Uncounted())
+        except TimeoutError:
+            raise DeadlineExceeded(f"the body did not come within {self._timeout_s:g} s") from None
         scope = request.scope
+        client = None if request.client is None else (request.client.host, request.client.port)
         return Sent(
-            request.method, scope["path"], scope["query_string"], list(scope["headers"]), body
+            request.method,
+            scope["path"],
+            scope["query_string"],
+            list(scope["headers"]),
+            body,
+            client,
         )
 
     async def _ask(self, sent: Sent) -> Answered:

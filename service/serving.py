@@ -25,7 +25,7 @@ from service.inference.answers import (
     SegmentAnswer,
 )
 from service.inference.job import Job
-from service.keys import Key, KeyRing, plain_keys, read_keys
+from service.keys import Key, KeyFileError, KeyRing, plain_keys, read_keys
 from service.rates import RateLimiter, client_of_address
 from service.record import record_of
 from service.settings import Settings, words_of
@@ -143,6 +143,7 @@ class Visit:
         asked = time.perf_counter()
 
         def begun() -> T:
+            self.job.check()  # whose client went while it waited for a thread
             self.record.waited_s = time.perf_counter() - asked
             return work()
 
@@ -279,4 +280,6 @@ class Serving:
 def _keys_of(settings: Settings) -> list[Key]:
     """Those of the environment, then those of the file; KeyFileError where it cannot be used."""
     keys = plain_keys(settings.keys)
+    if settings.api_keys.get_secret_value() and not keys:
+        raise KeyFileError("api_keys holds no key, which would leave the server open")
     return keys + (read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else [])

@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     max_people: int = Field(
         default=100, ge=1, description="Most people answered, and boxes taken, an image."
     )
+    max_models: int = Field(
+        default=16,
+        ge=1,
+        description="Networks loaded at once; the one that was not asked for longest makes room. "
+        "The default network and the detector stay.",
+    )
     timeout_s: float = Field(
         default=30.0,
         gt=0,

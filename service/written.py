@@ -14,8 +14,8 @@ def write_pose(answer: PoseAnswer, media_type: str) -> bytes:
     if media_type == JSON:
         return PoseResponse.of(answer).model_dump_json().encode()
     with Photo.of(answer.image) as photo:
-        drawn = draw_people(photo.pixels, answer.people, answer.skeleton)
-    return encode_image(drawn, _format(media_type))
+        drawn = draw_people(photo.canvas(), answer.people, answer.skeleton)
+        return encode_image(drawn, _format(media_type))
 
 
 def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
@@ -23,8 +23,8 @@ def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
     if media_type == JSON:
         return DetectResponse.of(answer).model_dump_json().encode()
     with Photo.of(answer.image) as photo:
-        drawn = draw_boxes(photo.pixels, answer.boxes_xywh, answer.scores)
-    return encode_image(drawn, _format(media_type))
+        drawn = draw_boxes(photo.canvas(), answer.boxes_xywh, answer.scores)
+        return encode_image(drawn, _format(media_type))
 
 
 def write_classes(answer: ClassifyAnswer) -> bytes:
@@ -38,8 +38,8 @@ def write_segments(answer: SegmentAnswer, media_type: str, view: str) -> bytes:
         return SegmentResponse.of(answer).model_dump_json().encode()
     if media_type == JPEG or view == "overlay":
         with Photo.of(answer.image) as photo:
-            drawn = draw_classes(photo.pixels, answer.class_map, answer.palette)
-        return encode_image(drawn, _format(media_type))
+            drawn = draw_classes(photo.canvas(), answer.class_map, answer.palette)
+            return encode_image(drawn, _format(media_type))
     return encode_indexed(answer.class_map, answer.palette)
 
 

@@ -164,8 +164,9 @@ class Batcher:
     def run(self, crops: Sequence[npt.NDArray[np.uint8]], job: Job) -> list[Ran]:
         """Waits for the maps of each crop, RGB uint8 [H, W, 3], in order.
 
-        Raises Overloaded at once where the queue has no room for all of them, DeadlineExceeded or
-        Cancelled as soon as the job is not worth doing.
+        Raises Overloaded at once where the queue has no room for all of them (more than it can ever
+        hold go into an empty one), DeadlineExceeded or Cancelled as soon as the job is not worth
+        doing.
         """
         request = _Request(crops, job)
         self._put(request.items)
@@ -204,7 +205,7 @@ class Batcher:
                 raise Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
             if len(self._queue) + len(items) > self._max_queue:
                 self._queue = deque(item for item in self._queue if _alive(item))
-            if len(self._queue) + len(items) > self._max_queue:
+            if self._queue and len(self._queue) + len(items) > self._max_queue:
                 raise Overloaded(
                     f"the queue of {self.name} holds {len(self._queue)} of {self._max_queue} "
                     f"crops; no room for {len(items)} more",

@@ -68,6 +68,7 @@ class Engine:
     threads: CPU threads, 0 for one a core: of one network (torch), or each with its own image.
     max_queue: crops that may wait for one network.
     max_pixels_mb: MiB of decoded photographs at once; others wait.
+    max_models: networks loaded at once; the one that was not asked for longest makes room.
     allow_random: serves `<backbone>+<head>` without weights; the model's name says so.
     models_dir: a folder whose files are served by their names without the ending.
     """
@@ -87,6 +88,7 @@ class Engine:
         max_megapixels: float = 50.0,
         max_pixels_mb: float = 256.0,
         max_people: int = 100,
+        max_models: int = 16,
         allow_random: bool = False,
         models_dir: Path | None = None,
     ) -> None:
@@ -102,8 +104,10 @@ class Engine:
         # More at once than cores would only hold more pixels.
         self._decoding = Turns(cores())
         self._room = Room(int(max_pixels_mb * 2**20))
-        self._networks = Networks(self._make, self._stamp)
         self._catalogue = Catalogue(model, allow_random, models_dir)
+        self._networks = Networks(
+            self._make, self._stamp, most=max_models, kept=(self.default, detector)
+        )
         self._started = False
 
     @property
@@ -169,7 +173,7 @@ class Engine:
     def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
         """Everybody in the image of a JPEG, PNG, WebP or BMP file."""
         start = time.perf_counter()
-        with self.pipeline(model) as pipeline, self._photo(data, job) as photo:
+        with self.pipeline(model, job) as pipeline, self._photo(data, job) as photo:
             found = pipeline.people(photo, options, job)
         return PoseAnswer(
             model=pipeline.spec.name,
@@ -193,7 +197,7 @@ class Engine:
         name = self.detector if model is None else model
         if name == NO_DETECTOR:
             raise InvalidParameter("model", "this server runs without a detector; name a model")
-        with self._network(name, whole=False) as network:
+        with self._network(name, job, whole=False) as network:
             if not isinstance(network, PeopleNetwork):
                 raise _unfit(network.spec, "find boxes", "people")
             with self._photo(data, job) as photo:
@@ -211,7 +215,7 @@ class Engine:
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
         """What a photograph shows; model: a `classify` network, None for the embedded one."""
         start = time.perf_counter()
-        with self._network(model or DEFAULT_CLASSIFIER) as network:
+        with self._network(model or DEFAULT_CLASSIFIER, job) as network:
             if not isinstance(network, ClassifyNetwork):
                 raise _unfit(network.spec, "classify", "classify")
             with self._photo(data, job) as photo:
@@ -228,7 +232,7 @@ class Engine:
         """The class of every pixel; model: a `segment` network, None for the first one at hand."""
         start = time.perf_counter()
         name = model or self._default_segmenter()
-        with self._network(name) as network:
+        with self._network(name, job) as network:
             if not isinstance(network, SegmentNetwork):
                 raise _unfit(network.spec, "segment", "segment")
             with self._photo(data, job) as photo:
@@ -244,15 +248,18 @@ class Engine:
         )
 
     @contextmanager
-    def pipeline(self, name: str) -> Iterator[Pipeline]:
-        """The pipeline of a network, which is loaded on first use. UnknownName, WeightsMissing."""
-        with self._network(name) as network:
+    def pipeline(self, name: str, job: Job | None = None) -> Iterator[Pipeline]:
+        """The pipeline of a network, which is loaded on first use. UnknownName, WeightsMissing.
+
+        job: see Networks.lease.
+        """
+        with self._network(name, job) as network:
             if not isinstance(network, PeopleNetwork | PoseNetwork):
                 raise _unfit(network.spec, "find keypoints", "pose or people")
             if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
                 yield Pipeline(network)
                 return
-            with self._network(self.detector, whole=False) as detector:
+            with self._network(self.detector, job, whole=False) as detector:
                 if not isinstance(detector, PeopleNetwork):
                     raise no_detector(self.detector)
                 yield Pipeline(network, detector)
@@ -294,8 +301,10 @@ class Engine:
             )
         return name
 
-    def _network(self, model: str, *, whole: bool = True) -> AbstractContextManager[Served]:
-        return self._networks.lease(self._name_of(model), whole=whole)
+    def _network(
+        self, model: str, job: Job | None = None, *, whole: bool = True
+    ) -> AbstractContextManager[Served]:
+        return self._networks.lease(self._name_of(model), whole=whole, job=job)
 
     def _name_of(self, model: str) -> str:
         """What is loaded is served on, whatever has become of its file."""

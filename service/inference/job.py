@@ -11,10 +11,13 @@ class Job:
     """A deadline and a switch, shared by every step of one request. Thread-safe.
 
     timeout_s: seconds from now until the work is not worth doing; None is no limit.
+    may_block: False where who does the work is not to wait in its thread for a network that is
+    being loaded, but gets BeingLoaded, and is called again.
     """
 
-    def __init__(self, timeout_s: float | None = None) -> None:
+    def __init__(self, timeout_s: float | None = None, *, may_block: bool = True) -> None:
         self.timeout_s = timeout_s
+        self.may_block = may_block
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._lock = threading.Lock()
         self._cancelled = False

@@ -2,11 +2,15 @@
 
 Whoever runs a network holds a lease. What is swapped or unloaded gives up its name at once, so
 that no new request gets it, and is closed when its last lease has ended; so no request fails.
+
+A network is loaded by a thread of its own. Requests wait for it no longer than they may take, and
+those of a server hold no thread meanwhile: others need it for networks that are there.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +21,7 @@ import numpy as np
 from heads.errors import CheckpointError
 from heads.image import warp
 from models.errors import HrposeError
-from service.errors import Conflict, Overloaded
+from service.errors import BeingLoaded, Conflict, Overloaded
 from service.inference.batcher import BatchCounters
 from service.inference.job import Job
 from service.inference.loading import compiled_folder
@@ -55,36 +59,43 @@ class Networks:
 
     make: loads a network and starts its batcher; whether it has to be whole.
     stamp: what the file of a name is now.
+    most: networks at once; the one that was not asked for longest makes room for another.
+    kept: names of those that never do.
     """
 
     def __init__(
         self,
         make: Callable[[str, bool], Live],
         stamp: Callable[[str], Stamp | None] = lambda _: None,
+        *,
+        most: int = 16,
+        kept: Collection[str] = (),
     ) -> None:
         self._make = make
         self._stamp = stamp
+        self._most = most
+        self._kept = kept
         self._changed = threading.Condition()
+        # The one that was asked for last stands last.
         self._live: dict[str, Live] = {}
-        self._leaving: set[Live] = set()
-        self._loading: dict[str, threading.Lock] = {}
+        self._leaving: dict[Live, str] = {}
+        self._turns: dict[str, threading.Lock] = {}
+        self._loading: dict[tuple[str, bool], Future[None]] = {}
         self._past: dict[str, BatchCounters] = {}
         self._closed = False
 
     @contextmanager
-    def lease(self, name: str, *, whole: bool = True) -> Iterator[Served]:
+    def lease(self, name: str, *, whole: bool = True, job: Job | None = None) -> Iterator[Served]:
         """The network of that name, which is loaded if it is not, and stays for the block.
 
         whole: False where nothing but boxes will be asked for. Of what was loaded for boxes only,
         who wants the whole network gets one that takes its place.
+        job: who waits while it is loaded, and how long. Raises Cancelled or DeadlineExceeded when
+        that is over, BeingLoaded where it is to wait without this thread; it is loaded all the
+        same.
         """
         while (live := self._enter(name, whole)) is None:
-            with self._one_at_a_time(name):
-                old = self._live.get(name)
-                if old is None or (whole and not old.whole):
-                    self._put(name, self._make(name, whole))
-                    if old is not None:
-                        self._retire(name, old)
+            _await(name, self._start_loading(name, whole), job or Job())
         try:
             yield live.network
         finally:
@@ -114,9 +125,8 @@ class Networks:
             except BaseException:
                 new.network.batcher.close()
                 raise
-            self._put(name, new)
-            if old is not None:
-                self._retire(name, old)
+            for each in self._put(name, new):
+                self._retire(each)
         change: Change = "loaded" if old is None else "swapped"
         log.info("%s %s, run by %s", change, name, new.runtime)
         return change
@@ -125,10 +135,10 @@ class Networks:
         """Ends a network when the requests that use it are answered; the next one loads it anew."""
         with self._one_at_a_time(name):
             with self._changed:
-                old = self._live.pop(name, None)
+                old = self._drop(name) if name in self._live else None
             if old is None:
                 return "unchanged"
-            self._retire(name, old)
+            self._retire(old)
         log.info("unloaded %s", name)
         return "unloaded"
 
@@ -144,7 +154,8 @@ class Networks:
         """What has been done under each name, by the networks of before as well."""
         with self._changed:
             found = dict(self._past)
-            for name, live in self._live.items():
+            leaving = [(name, live) for live, name in self._leaving.items()]
+            for name, live in [*self._live.items(), *leaving]:
                 found[name] = found.get(name, BatchCounters()) + live.network.batcher.counters()
             return found
 
@@ -158,11 +169,43 @@ class Networks:
         for live in ending:
             live.network.batcher.close()
 
+    def _start_loading(self, name: str, whole: bool) -> "Future[None]":
+        """What ends when the network is loaded, by a thread that has begun or begins now."""
+        with self._changed:
+            found = self._loading.get((name, whole))
+            if found is not None:
+                return found
+            loading = self._loading[name, whole] = Future()
+        # A daemon, so that a file that is read or exported does not keep a process from ending.
+        threading.Thread(
+            target=self._load, args=(name, whole, loading), name=f"loading-{name}", daemon=True
+        ).start()
+        return loading
+
+    def _load(self, name: str, whole: bool, loading: "Future[None]") -> None:
+        leaving: list[Live] = []
+        fault: BaseException | None = None
+        try:
+            with self._one_at_a_time(name):
+                old = self._live.get(name)
+                if old is None or (whole and not old.whole):
+                    leaving = self._put(name, self._make(name, whole))
+        except BaseException as error:  # the top of a thread: it is raised where it is waited for
+            fault = error
+        with self._changed:
+            del self._loading[name, whole]
+        if fault is None:
+            loading.set_result(None)
+        else:
+            loading.set_exception(fault)
+        for each in leaving:
+            self._retire(each)
+
     @contextmanager
     def _one_at_a_time(self, name: str) -> Iterator[None]:
         with self._changed:
-            lock = self._loading.setdefault(name, threading.Lock())
-        with lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        with turn:
             yield
 
     def _enter(self, name: str, whole: bool) -> Live | None:
@@ -173,30 +216,51 @@ class Networks:
             if live is None or (whole and not live.whole):
                 return None
             live.users += 1
+            self._live[name] = self._live.pop(name)
             return live
 
-    def _put(self, name: str, new: Live) -> None:
+    def _put(self, name: str, new: Live) -> list[Live]:
+        """Gives a network its name; what has lost its own by that is to be retired."""
         with self._changed:
             if not self._closed:
-                old = self._live.get(name)
-                if old is not None:
-                    self._leaving.add(old)
+                leaving = [name] if name in self._live else []
+                free = [other for other in self._live if other not in (name, *self._kept)]
+                leaving += free[: max(0, len(self._live | {name: new}) - self._most)]
+                left = [self._drop(other) for other in leaving]
                 self._live[name] = new
-                return
+                return left
         new.network.batcher.close()
         raise Overloaded("the networks are shutting down", 1.0, draining=True)
 
-    def _retire(self, name: str, old: Live) -> None:
+    def _drop(self, name: str) -> Live:
+        """Takes its name from a network, which counts as leaving until it is retired."""
+        live = self._live.pop(name)
+        self._leaving[live] = name
+        return live
+
+    def _retire(self, old: Live) -> None:
         """Waits until nobody uses a network that has lost its name, and closes it."""
         with self._changed:
-            self._leaving.add(old)
             self._changed.wait_for(lambda: old.users == 0 or self._closed)
         old.network.batcher.close()
         with self._changed:
-            self._leaving.discard(old)
+            name = self._leaving.pop(old)
             done = old.network.batcher.counters()
             self._past[name] = self._past.get(name, BatchCounters()) + done
         return_freed()
+
+
+def _await(name: str, loading: "Future[None]", job: Job) -> None:
+    """Waits for a network; raises what loading it raises, or that the job is over."""
+    if not job.may_block:
+        raise BeingLoaded(name, loading)
+    over = threading.Event()
+    loading.add_done_callback(lambda _: over.set())
+    job.when_cancelled(over.set)
+    while not loading.done():
+        over.wait(job.remaining_s)
+        job.check()
+    loading.result()
 
 
 def warm(name: str, network: Served) -> None:

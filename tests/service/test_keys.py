@@ -167,6 +167,15 @@ def test_a_file_that_is_not_there_keeps_the_server_from_starting(
             create_app(Settings(api_keys_file=str(path)), engine)
 
 
+@pytest.mark.parametrize("keys", ["admin:", "pear,admin:", " , ", ","])
+def test_a_setting_of_keys_that_holds_none_keeps_the_server_from_starting(
+    engine: FakeEngine, keys: str
+) -> None:
+    """As `admin:$UNSET` does: `admin:` would else be a key, and ` , ` leave the server open."""
+    with pytest.raises(KeyFileError, match="api_keys"):
+        create_app(Settings(api_keys=SecretStr(keys)), engine)
+
+
 def test_the_command_makes_a_key_and_its_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(hrpose.app, ["key", "page", "--scope", "admin", "--rate", "9/hour"])
     assert result.exit_code == 0

@@ -75,6 +75,28 @@ def test_a_client_that_leaves_frees_its_place(
     wait_until(lambda: httpx2.post(url(narrow), content=photo, headers=JPEG).status_code == 200, 5)
 
 
+def test_who_leaves_before_a_thread_has_begun_frees_its_place_and_is_no_work(
+    engine: FakeEngine, photo: bytes
+) -> None:
+    engine.width = 1
+    head = f"POST /pose HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: {len(photo)}"
+    with real_server(Settings(), engine) as address:
+
+        def at_work() -> int:
+            text = httpx2.get(url(address, "/metrics"), timeout=10).text
+            line = next(x for x in text.splitlines() if x.startswith("hrpose_requests_at_work "))
+            return int(float(line.split()[1]))
+
+        with closing(start_stuck(address, photo, engine)):
+            waiting = [send_head(address, head, photo) for _ in range(3)]
+            wait_until(lambda: at_work() == 4)
+            for connection in waiting:
+                connection.close()
+            wait_until(lambda: at_work() == 1)
+        wait_until(lambda: at_work() == 0)
+    assert len(engine.asked) == 1
+
+
 def test_a_client_that_leaves_while_sending_frees_its_place(narrow: Address, photo: bytes) -> None:
     head = "POST /pose HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: 100000"
     connection = send_head(narrow, head, photo[:100])

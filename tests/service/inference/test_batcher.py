@@ -133,6 +133,13 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
         assert len(second.result(5)) == 4
 
 
+def test_more_than_the_queue_ever_holds_goes_alone() -> None:
+    """Refused by an idle server it could be tried for ever."""
+    with running(max_queue=4) as (batcher, _):
+        ran = batcher.run([crop(v) for v in range(6)], Job())
+        assert [float(r.maps["mean"]) for r in ran] == list(range(6))
+
+
 def test_a_cancelled_request_frees_its_places_and_is_not_run() -> None:
     with running(max_queue=2) as (batcher, runtime), ThreadPoolExecutor(4) as pool:
         runtime.go.clear()

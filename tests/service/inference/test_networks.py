@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from heads.load import load
 from heads.network import build
 from heads.spec import default_spec
 from models.errors import UnknownName
-from service.errors import Conflict, Overloaded
+from service.errors import BeingLoaded, Cancelled, Conflict, DeadlineExceeded, Overloaded
 from service.inference.batcher import BatchCounters, Batcher
 from service.inference.engine import Engine
 from service.inference.job import Job
@@ -65,8 +66,11 @@ class Making:
         self.made: list[Slow] = []
         self.version = 0
         self.failing = False
+        self.may_load = threading.Event()
+        self.may_load.set()
 
     def make(self, name: str, whole: bool) -> Live:
+        assert self.may_load.wait(10)
         if self.failing:
             raise CheckpointError(f"{name} is damaged")
         runtime = Slow(len(self.made), self.go)
@@ -75,8 +79,8 @@ class Making:
         batcher = Batcher(name, runtime, device=threading.Semaphore(2))
         return Live(ClassifyNetwork(spec, batcher), "slow", ("f", 0, 0, self.version), whole)
 
-    def networks(self) -> Networks:
-        return Networks(self.make, lambda _: ("f", 0, 0, self.version))
+    def networks(self, **bounds: Any) -> Networks:
+        return Networks(self.make, lambda _: ("f", 0, 0, self.version), **bounds)
 
 
 @pytest.fixture
@@ -84,6 +88,7 @@ def making() -> Iterator[Making]:
     found = Making()
     yield found
     found.go.set()
+    found.may_load.set()
 
 
 @pytest.fixture
@@ -94,8 +99,8 @@ def networks(making: Making) -> Iterator[Networks]:
     found.close()
 
 
-def ask(networks: Networks, *, whole: bool = True) -> float:
-    with networks.lease("x", whole=whole) as network:
+def ask(networks: Networks, *, whole: bool = True, name: str = "x") -> float:
+    with networks.lease(name, whole=whole) as network:
         (ran,) = network.batcher.run([np.zeros((4, 4, 3), np.uint8)], Job())
         return float(ran.maps["output"][0])
 
@@ -105,6 +110,70 @@ def test_a_network_is_loaded_once_however_many_ask(making: Making, networks: Net
         answers = list(pool.map(lambda _: ask(networks), range(32)))
     assert answers == [0.0] * 32
     assert len(making.made) == 1
+
+
+def test_who_waits_for_a_network_waits_no_longer_than_it_may(
+    making: Making, networks: Networks
+) -> None:
+    """It is loaded all the same, for whoever comes next."""
+    making.may_load.clear()
+    with pytest.raises(DeadlineExceeded), networks.lease("x", job=Job(0.05)):
+        pass
+    job = Job()
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait() -> None:
+            with networks.lease("x", job=job):
+                pass
+
+        waiting = pool.submit(wait)
+        job.cancel()
+        with pytest.raises(Cancelled):
+            waiting.result(5)
+    making.may_load.set()
+    assert ask(networks) == 0.0
+    assert len(making.made) == 1
+
+
+def test_who_may_not_block_is_told_what_to_wait_for(making: Making, networks: Networks) -> None:
+    making.may_load.clear()
+    with (
+        pytest.raises(BeingLoaded, match="x is being loaded") as met,
+        networks.lease("x", job=Job(may_block=False)),
+    ):
+        pass
+    making.may_load.set()
+    met.value.loading.result(5)
+    with networks.lease("x", job=Job(may_block=False)):
+        pass
+    assert len(making.made) == 1
+
+
+def test_what_cannot_be_loaded_is_told_to_all_who_wait(making: Making, networks: Networks) -> None:
+    making.failing = True
+    making.may_load.clear()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, networks) for _ in range(2)]
+        making.may_load.set()
+        for each in waiting:
+            with pytest.raises(CheckpointError, match="x is damaged"):
+                each.result(5)
+    making.failing = False
+    assert ask(networks) == 0.0
+
+
+def test_the_one_not_asked_for_longest_makes_room(making: Making) -> None:
+    networks = making.networks(most=3, kept=("first",))
+    for name in ("first", "a", "b", "a", "c"):
+        ask(networks, name=name)
+    assert set(networks.all()) == {"first", "a", "c"}
+    ask(networks, name="d")
+    assert set(networks.all()) == {"first", "c", "d"}
+    wait_until(lambda: not networks._leaving)
+    assert {name: done.crops for name, done in networks.counters().items()} == {
+        "first": 1, "a": 2, "b": 1, "c": 1, "d": 1
+    }  # fmt: skip
+    networks.close()
 
 
 def test_who_wants_more_than_boxes_gets_the_whole_network_in_its_place(
@@ -217,6 +286,21 @@ def test_counters_go_on_through_swaps(networks: Networks) -> None:
     assert BatchCounters(sizes={1: 2}) + BatchCounters(sizes={1: 1, 4: 1}) == BatchCounters(
         sizes={1: 3, 4: 1}
     )
+
+
+def test_counters_never_fall_while_a_network_is_swapped(making: Making, networks: Networks) -> None:
+    for _ in range(3):
+        ask(networks)
+    making.go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(ask, networks)
+        wait_until(lambda: making.made[0].runs == 4)
+        swapping = pool.submit(networks.load, "x", force=True)
+        wait_until(lambda: bool(networks._leaving))
+        assert networks.counters()["x"].crops >= 3
+        making.go.set()
+        assert (running.result(5), swapping.result(5)) == (0.0, "swapped")
+    assert networks.counters()["x"].crops == 4 + 1
 
 
 def test_nothing_is_loaded_once_closed(networks: Networks) -> None:
