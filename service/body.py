@@ -14,6 +14,7 @@ import base64
 import binascii
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -227,7 +228,7 @@ def _no_image(pairs: list[Pair], message: str) -> InvalidParameter:
 
 def _parse_json(text: bytes, fetch: Fetch | None) -> Upload:
     try:
-        content: Any = json.loads(text)
+        content: Any = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise InvalidParameter("body", "the body is not JSON") from None
     if not isinstance(content, dict):
@@ -240,6 +241,15 @@ def _parse_json(text: bytes, fetch: Fetch | None) -> Upload:
     if not isinstance(image, str):
         raise _no_image(pairs, "`image` should be the image file in base64, or a data: URL")
     return Upload(_decode_base64(image), tuple(pairs))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names have to differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InvalidParameter(name, f"{name[:60]} is given more than once")
+    return found
 
 
 def _fetch_named(content: dict[str, Any], fetch: Fetch | None) -> bytes:

@@ -108,9 +108,10 @@ def make_key() -> str:
 
 def line_of(key: str, name: str, scope: str, rate: str = "") -> str:
     """The line that makes the key an accepted one; raises KeyFileError if it would be refused."""
-    line = " ".join(filter(None, (f"sha256:{digest(key).hex()}", name, scope, rate)))
-    if _read_line(line).name != name:
+    if name.split() != [name]:
         raise KeyFileError("the name of a key should be one word")
+    line = " ".join(filter(None, (f"sha256:{digest(key).hex()}", name, scope, rate)))
+    _read_line(line)
     return line
 
 

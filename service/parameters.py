@@ -27,12 +27,6 @@ MAX_COORDINATE_PX = 1e6
 Pair = tuple[str, Any]
 """A name and its value, in the order sent; names may repeat."""
 
-_Coordinate = Annotated[
-    float, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX, allow_inf_nan=False)
-]
-_Extent = Annotated[float, Field(gt=0, le=MAX_COORDINATE_PX, allow_inf_nan=False)]
-_BoxXywh = tuple[_Coordinate, _Coordinate, _Extent, _Extent]
-
 
 def _refuse_bool(value: Any) -> Any:
     """JSON's true is no number, though Python takes it for 1."""
@@ -61,9 +55,11 @@ def _read_json(text: str) -> Any:
         raise ValueError("Input should be JSON: [[left, top, width, height], ...]") from None
 
 
-_Score = Annotated[
-    float, BeforeValidator(_refuse_bool), Field(ge=0, le=1, allow_inf_nan=False)
-]  # fmt: skip
+_Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+_Score = Annotated[_Number, Field(ge=0, le=1)]
+_Coordinate = Annotated[_Number, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX)]
+_Extent = Annotated[_Number, Field(gt=0, le=MAX_COORDINATE_PX)]
+_BoxXywh = tuple[_Coordinate, _Coordinate, _Extent, _Extent]
 _Count = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
@@ -127,7 +123,8 @@ class PeopleParameters(Parameters):
         default=None, description="People with a lower score are left out; 0 to 1."
     )
     max_people: _Count | None = Field(
-        default=None, description="At most so many people, best first."
+        default=None,
+        description="At most so many people, best first; of boxes that are sent each is answered.",
     )
 
     def _check(self, max_people: int) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import socket
+import threading
 import time
 from types import FrameType
 
@@ -13,9 +14,14 @@ from fastapi import FastAPI
 
 from service import logs
 from service.connections import protocol_of
+from service.errors import InvalidParameter
+from service.inference.networks import LOADING
 from service.serving import Serving
+from service.settings import Settings
 
 log = logging.getLogger("hrpose")
+
+BACKLOG = 2048
 
 CLOSING_S = 5
 """After the drain, connections have this long to take what was written to them."""
@@ -81,9 +87,31 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
         timeout_graceful_shutdown=CLOSING_S,
         http=protocol_of(settings),
     )
-    DrainingServer(config, serving).run(None if listening is None else [listening])
+    # Before any network is loaded, so that an address that is taken is said at once.
+    with listening or listen(settings) as taken:
+        DrainingServer(config, serving).run([taken])
     if serving.failure is not None:
         raise serving.failure
+    if any(thread.name.startswith(LOADING) for thread in threading.enumerate()):
+        # Inside of a runtime it cannot be ended, and the end of the interpreter would abort.
+        logging.shutdown()
+        os._exit(0)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of the server's address; InvalidParameter where it cannot be had."""
+    try:
+        return socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=BACKLOG,
+        )
+    except OSError as error:
+        raise InvalidParameter(
+            "port",
+            f"no connections can be taken on {settings.host}, port {settings.port}: "
+            f"{error.strerror or error}",
+        ) from error
 
 
 def _take_standard_streams() -> None:

@@ -25,6 +25,7 @@ from service.inference.answers import (
     SegmentAnswer,
 )
 from service.inference.job import Job
+from service.inference.networks import LOADING
 from service.keys import Key, KeyFileError, KeyRing, plain_keys, read_keys
 from service.rates import RateLimiter, client_of_address
 from service.record import record_of
@@ -185,7 +186,7 @@ class Serving:
         Begins when connections may come: uvicorn takes none before.
         """
         # A daemon, so that a download that is under way does not keep a process from ending.
-        loading = threading.Thread(target=self._load, name="loading", daemon=True)
+        loading = threading.Thread(target=self._load, name=LOADING, daemon=True)
         loading.start()
         try:
             while not self._may_begin():

@@ -25,12 +25,11 @@ from types import FrameType
 from service import logs
 from service.entry import Entry
 from service.inference.cores import cores
+from service.server import listen
 from service.settings import Settings
 from service.siblings import Seat
 
 log = logging.getLogger("hrpose")
-
-BACKLOG = 2048
 
 PAUSE_S = 1.0
 """Between the death of a process and its successor, so that a fault at start is no busy loop."""
@@ -67,11 +66,7 @@ class Supervisor:
         """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
         logs.install(self._settings.log_level, self._settings.log_format)
         with _meeting_folder() as self._folder:
-            with socket.create_server(
-                (self._settings.host, self._settings.port),
-                family=socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET,
-                backlog=BACKLOG,
-            ) as listening:
+            with listen(self._settings) as listening:
                 log.info("%d processes serve %s", self._settings.workers, listening.getsockname())
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, self._told_to_stop)

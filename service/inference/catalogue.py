@@ -1,10 +1,12 @@
 """What can be served: names, what is known of each network without loading it, and the defaults."""
 
+import json
 import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from heads.onnx_file import read_onnx_spec
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec, default_spec
 from models.errors import SpecError, UnknownName
+from service.errors import InvalidParameter
 from service.inference.answers import ModelState
 
 log = logging.getLogger("hrpose")
@@ -23,6 +26,8 @@ DEFAULT = "default"
 
 ENDINGS = (".safetensors", ".onnx")
 """Of the files that hold a network together with its spec."""
+
+BACKBONES = Path(__file__).parents[1] / "backbones.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """A name that cannot lead out of a folder."""
@@ -71,8 +76,11 @@ class Catalogue:
 
     def __init__(self, model: str, allow_random: bool = False, folder: Path | None = None) -> None:
         self._allow_random = allow_random
+        if folder is not None and not folder.is_dir():
+            raise InvalidParameter("models_dir", f"models_dir: {folder} is no folder")
         self._folder = folder
         self._files: dict[str, Path] = {}
+        self._specs = _Specs()
         self.default = self._resolve(model)
 
     def name_of(self, model: str) -> str:
@@ -82,9 +90,12 @@ class Catalogue:
             return name
         if "+" in name:
             try:
-                return default_spec(name).name
+                spec = default_spec(name)
             except SpecError as error:
                 raise UnknownName("model", name, self._names()) from error
+            if not _is_backbone(spec.backbone.name):
+                raise UnknownName("model", name, self._names())
+            return spec.name
         try:
             return zoo.find(name).name
         except UnknownName:
@@ -104,9 +115,16 @@ class Catalogue:
         return None if here is None else zoo.locate(here)
 
     def check(self, name: str) -> None:
-        """Raises CheckpointError where the file of a name is damaged: sooner than its export."""
+        """Raises what loading a name would end in, as far as that can be told without torch.
+
+        CheckpointError where its file is damaged, WeightsMissing where there is none.
+        """
         if (own := self._own(name)) is not None:
-            _spec_of(own)
+            self._specs.of(own)
+        elif "+" in name:
+            info = self.info(name, {})
+            if info.state == "weights-missing":
+                raise WeightsMissing(name, info.command or "hrpose models")
 
     def named(self, name: str, spec: NetworkSpec) -> NetworkSpec:
         """The spec as it is served: a file of the folder goes by its own name."""
@@ -134,13 +152,14 @@ class Catalogue:
 
         loaded: what is served by name.
         """
-        named = (*self._own_names(), *(entry.name for entry in zoo.entries()), *loaded)
+        own = self._own_names()
+        named = (*own, *(entry.name for entry in zoo.entries()), *loaded)
         found = []
         for name in dict.fromkeys(named):
             try:
                 found.append(self.info(name, loaded))
-            except CheckpointError as error:
-                if self._own(name) is None:
+            except (CheckpointError, UnknownName) as error:  # damaged, or removed meanwhile
+                if name not in own:
                     raise
                 log.warning("not listed: %s", error)
         return found
@@ -149,7 +168,7 @@ class Catalogue:
         """What is known of a network by its name in this catalogue."""
         if (own := self._own(name)) is not None:
             # What is loaded is served on, whatever has become of its file.
-            spec = loaded[name] if name in loaded else _spec_of(own)
+            spec = loaded[name] if name in loaded else self._specs.of(own)
             return self._of_spec(name, spec, self._state(name, loaded))
         if "+" in name:
             return self._of_form(name, loaded)
@@ -201,7 +220,7 @@ class Catalogue:
             return resolve_default()
         path = Path(model)
         if path.suffix in ENDINGS:
-            name = _spec_of(path).name
+            name = self._specs.of(path).name
             self._files[name] = path
             return name
         if "+" in model or self._own(model) is not None:
@@ -251,8 +270,43 @@ class Catalogue:
         )
 
 
-def _spec_of(path: Path) -> NetworkSpec:
-    return read_onnx_spec(path) if path.suffix == ".onnx" else read_spec(path)
+class _Specs:
+    """What files say of their networks, read once for as long as they are the same. Thread-safe.
+
+    Networks are listed often, and an ONNX file is read whole to see that it is undamaged.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[object, NetworkSpec]] = {}
+
+    def of(self, path: Path) -> NetworkSpec:
+        """The spec in a file; CheckpointError where it is damaged or gone."""
+        stamp = _stamp(path)  # before it is read, so that a later change is seen
+        known, spec = self._read.get(path, (None, None))
+        if spec is None or known != stamp:
+            spec = read_onnx_spec(path) if path.suffix == ".onnx" else read_spec(path)
+            self._read[path] = stamp, spec
+        return spec
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("timm/") or name in _backbones()
+
+
+@cache
+def _backbones() -> frozenset[str]:
+    """From a file made by `make docs`: architectures need torch, which may not be installed."""
+    content = json.loads(BACKBONES.read_bytes())
+    return frozenset(backbone["name"] for backbone in content["backbones"])
+
+
+def _stamp(path: Path) -> object:
+    """Equal for an unchanged file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def resolve_default() -> str:

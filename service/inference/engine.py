@@ -11,6 +11,7 @@ from heads.classes import palette
 from heads.errors import WeightsMissing
 from heads.photo import Photo
 from heads.spec import NetworkSpec
+from models.errors import SpecError
 from service.errors import Conflict, InvalidParameter
 from service.inference.answers import (
     ClassifyAnswer,
@@ -125,6 +126,8 @@ class Engine:
         for name, whole in {self.detector: False, self.default: True}.items():
             if name != NO_DETECTOR:
                 with self._network(name, whole=whole) as network:
+                    if name == self.detector and not isinstance(network, PeopleNetwork):
+                        raise no_detector(name)
                     warm(name, network)
         self._started = True
         log.info(
@@ -314,7 +317,10 @@ class Engine:
     def _make(self, name: str, whole: bool) -> Live:
         stamp = self._stamp(name)  # before it is read, so that a later change is seen
         self._catalogue.check(name)
-        loaded = self._loader.load(self._catalogue.source(name), boxes_only=not whole)
+        try:
+            loaded = self._loader.load(self._catalogue.source(name), boxes_only=not whole)
+        except SpecError as error:  # as a head that the backbone has no maps for
+            raise InvalidParameter("model", f"{name}: {error}") from error
         loaded = replace(loaded, spec=self._catalogue.named(name, loaded.spec))
         network = serve_network(loaded, self._turn, self._batching)
         return Live(network, loaded.runtime.words, stamp, loaded.whole)

@@ -1,16 +1,20 @@
 """A network ready to answer about images, for Python callers: what the server has, without it."""
 
+import contextlib
+import math
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from heads.image import Image
 from heads.person import Box, Person
 from heads.photo import Photo
 from heads.spec import NetworkSpec
 from models.errors import SpecError
+from service.errors import Conflict, InvalidParameter
 from service.inference.answers import ClassScore, PoseOptions
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.engine import DEFAULT_DETECTOR, NO_DETECTOR, no_detector, serve_network
@@ -24,6 +28,8 @@ from service.inference.loading import (
     at_hand,
     choose,
 )
+from service.inference.memory import return_freed
+from service.inference.networks import Served
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork
 from service.inference.runtime import Precision
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
@@ -49,6 +55,9 @@ class LazyNetwork:
 class Estimator:
     """A network ready to answer about images. Thread-safe.
 
+    It runs threads, which end when it is closed, at the end of a `with`, or when nobody has it any
+    more. Once it is closed, asking it anything raises Conflict.
+
     network: the torch module, or what loads it where `loaded` runs the network without.
     spec: what the network is; None takes its own.
     loader: makes the detector ready, once it is asked for.
@@ -64,24 +73,45 @@ class Estimator:
         loaded: Loaded | None = None,
         detector: str | Path = DEFAULT_DETECTOR,
     ) -> None:
-        self._network = network
+        self._network: Network | LazyNetwork | None = network
         self._loader = loader or Loader(choose("torch", device=device))
         if loaded is None:
             loaded = self._loader.module(self.network, spec)
         self.spec = loaded.spec
         self.runtime = loaded.runtime.words
         self._turn = threading.Semaphore(self._loader.compute.streams)
-        self._serving = serve_network(loaded, self._turn)
+        self._serving: Served | None = serve_network(loaded, self._turn)
         self._detector_name = detector
         self._detector: PeopleNetwork | None = None
         self._loading = threading.Lock()
+        self._running = contextlib.ExitStack()
+        self._running.callback(self._serving.batcher.close)
+        self._let_go = weakref.finalize(self, _end, self._running)
+        self._let_go.atexit = False  # its threads are no reason for a program to stay
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends its threads and gives the networks' memory back; what waits is refused."""
+        self._let_go.detach()
+        with self._loading:
+            self._network = self._serving = self._detector = None
+        self._running.close()
+        return_freed()
 
     @property
     def network(self) -> "Network":
         """The torch module: normalised float32 [N, 3, H, W] -> heatmaps or named maps."""
-        if isinstance(self._network, LazyNetwork):
-            self._network = self._network.load()
-        return self._network
+        network = self._network
+        if isinstance(network, LazyNetwork):
+            network = self._network = network.load()
+        if network is None:
+            raise self._closed()
+        return network
 
     def predict(
         self,
@@ -99,38 +129,50 @@ class Estimator:
         default detector. Raises ShapeError for another kind of image, InvalidParameter for boxes
         outside the image.
         """
-        if not isinstance(self._serving, PeopleNetwork | PoseNetwork):
+        serving = self._served()
+        if not isinstance(serving, PeopleNetwork | PoseNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it finds no people")
         boxes = None if boxes_xywh is None else tuple(as_box(box) for box in boxes_xywh)
-        detector = self._box_finder() if boxes is None else None
+        needs_boxes = boxes is None and isinstance(serving, PoseNetwork)
+        detector = self._box_finder() if needs_boxes else None
         options = PoseOptions(boxes, threshold, flip_test=flip_test)
-        return list(
-            Pipeline(self._serving, detector).people(image_rgb_uint8, options, Job()).people
-        )
+        return list(Pipeline(serving, detector).people(image_rgb_uint8, options, Job()).people)
 
     def classify(self, image_rgb_uint8: Image, top_k: int = 5) -> list[ClassScore]:
         """The top_k likeliest classes of an image, by a classification network."""
-        if not isinstance(self._serving, ClassifyNetwork):
+        serving = self._served()
+        if not isinstance(serving, ClassifyNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot classify")
-        return self._serving.classify(Photo.of(image_rgb_uint8), top_k, Job())[0]
+        return serving.classify(Photo.of(image_rgb_uint8), top_k, Job())[0]
 
     def segment(self, image_rgb_uint8: Image) -> Image:
         """The class of every pixel, uint8 [H, W] indices of `spec.classes`."""
-        if not isinstance(self._serving, SegmentNetwork):
+        serving = self._served()
+        if not isinstance(serving, SegmentNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot segment")
-        return self._serving.segment(Photo.of(image_rgb_uint8), Job())[0]
+        return serving.segment(Photo.of(image_rgb_uint8), Job())[0]
+
+    def _served(self) -> Served:
+        if self._serving is None:
+            raise self._closed()
+        return self._serving
+
+    def _closed(self) -> Conflict:
+        return Conflict(f"this estimator of {self.spec.name} was closed; load another one")
 
     def _box_finder(self) -> PeopleNetwork | None:
-        """The detector, loaded when it is first asked; None where none is needed or wanted."""
-        if isinstance(self._serving, PeopleNetwork) or self._detector_name == NO_DETECTOR:
+        """The detector, loaded when it is first asked; None where none is wanted."""
+        if self._detector_name == NO_DETECTOR:
             return None
         with self._loading:
+            self._served()  # else a detector would be loaded that nobody closes
             if self._detector is None:
                 loaded = self._loader.load(self._detector_name, boxes_only=True)
                 if loaded.spec.task != "people":
                     raise no_detector(loaded.spec.name)
                 found = serve_network(loaded, self._turn)
                 assert isinstance(found, PeopleNetwork)
+                self._running.callback(found.batcher.close)
                 self._detector = found
             return self._detector
 
@@ -167,6 +209,23 @@ def load(
 
 
 def as_box(box: Sequence[float]) -> Box:
-    """Any four numbers as left, top, width, height."""
-    left, top, width, height = (float(value) for value in box)
+    """Any four numbers as left, top, width, height; InvalidParameter where they are no box."""
+    try:
+        left, top, width, height = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise InvalidParameter(
+            "boxes", f"a box is [left, top, width, height]; got {box!r:.60}"
+        ) from None
+    sound = all(map(math.isfinite, (left, top, width, height))) and width > 0 and height > 0
+    if not sound:
+        raise InvalidParameter(
+            "boxes", f"a box has finite numbers, width and height above 0; got {box!r:.60}"
+        )
     return (left, top, width, height)
+
+
+def _end(running: contextlib.ExitStack) -> None:
+    """Ends what an estimator ran that nobody has any more."""
+    # Found unreachable by one of its own threads, which ends without being waited for.
+    with contextlib.suppress(RuntimeError):
+        running.close()

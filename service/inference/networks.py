@@ -35,6 +35,9 @@ Served = PeopleNetwork | PoseNetwork | ClassifyNetwork | SegmentNetwork
 
 Change = Literal["loaded", "swapped", "unloaded", "unchanged"]
 
+LOADING = "loading"
+"""How threads that load networks are named."""
+
 Stamp = tuple[str, int, int, int]
 """Path, device's number of the file, size and time of change: equal for an unchanged file."""
 
@@ -178,7 +181,7 @@ class Networks:
             loading = self._loading[name, whole] = Future()
         # A daemon, so that a file that is read or exported does not keep a process from ending.
         threading.Thread(
-            target=self._load, args=(name, whole, loading), name=f"loading-{name}", daemon=True
+            target=self._load, args=(name, whole, loading), name=f"{LOADING}-{name}", daemon=True
         ).start()
         return loading
 

@@ -295,11 +295,11 @@ def _has_area(box_xywh: Box) -> bool:
 
 
 def _inside(box_xywh: Box, image_size: tuple[int, int]) -> Box:
-    """A client's box, refused where none of it lies in the image."""
+    """A client's box, refused where no more than a pixel of it lies in the image."""
     if not _has_area(clip_box(box_xywh, image_size)):
         raise InvalidParameter(
             "boxes",
-            f"box {list(box_xywh)} lies outside the image of "
+            f"box {list(box_xywh)} has no more than a pixel inside the image of "
             f"{image_size[1]} x {image_size[0]} pixels; boxes are [left, top, width, height]",
         )
     return box_xywh

@@ -20,9 +20,11 @@ from heads.errors import CheckpointError
 from heads.onnx_file import INPUT, OUTPUT
 from heads.spec import NetworkSpec
 from models.extras import without_telemetry
-from service.errors import RuntimeMissing
+from service.errors import InvalidParameter, RuntimeMissing
 
 if TYPE_CHECKING:
+    import torch
+
     from heads.network import Network
 
 log = logging.getLogger("hrpose")
@@ -74,7 +76,7 @@ class TorchRuntime:
 
         self._torch = torch
         self._spec = spec
-        self._device = torch.device(device)
+        self._device = usable_device(device)
         cuda = self._device.type == "cuda"
         self.words = "torch fast" if cuda else "torch exact"
         module = folded(network.eval()) if fold and not cuda else network.eval()
@@ -204,6 +206,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         torch is not None and isinstance(error, torch.OutOfMemoryError)
     )
+
+
+def usable_device(name: str) -> "torch.device":
+    """The device of that name; InvalidParameter where torch has none here."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has no narrower ones
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidParameter("device", f"device {name} cannot be used: {reason}") from error
+    return device
 
 
 def use_threads(count: int) -> int:

@@ -5,7 +5,6 @@ POST /models/{name}/load and /unload change what is served, while it is served.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -15,6 +14,7 @@ from models.errors import UnknownName
 from service.accept import JSON
 from service.body import read_small
 from service.errors import InvalidParameter
+from service.inference.catalogue import BACKBONES
 from service.routes.dependencies import ADMIN_NEEDED, KEY_NEEDED, ServingState
 from service.schemas import (
     BackbonesResponse,
@@ -24,8 +24,6 @@ from service.schemas import (
     ModelsResponse,
     problem_responses,
 )
-
-BACKBONES = Path(__file__).parents[1] / "backbones.json"
 
 CHANGE_SCHEMA = ChangeRequest.model_json_schema()
 

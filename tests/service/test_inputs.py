@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from service.inference.answers import PoseOptions
 from tests.service.conftest import HEIGHT, WIDTH, make_photo
 from tests.service.fakes import FakeEngine
+from tests.service.test_problems import assert_problem
 
 JPEG = {"content-type": "image/jpeg"}
 JSON = {"content-type": "application/json"}
@@ -140,3 +141,26 @@ def test_large_uploads_never_touch_the_disk(
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])
 def test_every_kind_of_image_file_is_read(client: TestClient, kind: str) -> None:
     assert client.post("/pose", files={"image": make_photo(kind)}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "parameter", "said"),
+    [
+        ({"threshold": "NaN"}, "threshold", "finite number"),
+        ({"threshold": "inf"}, "threshold", "finite number"),
+        ({"boxes": "[[true, 0, 10, 10]]"}, "boxes", "should be a number"),
+        ({"boxes": "[[NaN, 0, 10, 10]]"}, "boxes", "finite number"),
+    ],
+)
+def test_what_is_no_number_is_said_to_be_none(
+    client: TestClient, photo: bytes, options: dict[str, str], parameter: str, said: str
+) -> None:
+    answer = client.post("/pose", files={"image": photo}, data=options)
+    body = assert_problem(answer, 422, "invalid-parameter")
+    assert (body["parameter"], said in body["detail"]) == (parameter, True), body
+
+
+def test_a_name_may_not_stand_twice_in_json_either(client: TestClient, photo: bytes) -> None:
+    text = json.dumps(as_json(photo, threshold=0.1))[:-1] + ', "threshold": 0.9}'
+    answer = client.post("/pose", content=text, headers=JSON)
+    assert "more than once" in assert_problem(answer, 422, "invalid-parameter")["detail"]

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from heads.errors import WeightsMissing
 from service.app import create_app
+from service.errors import InvalidParameter
 from service.server import serve
 from service.settings import Settings
 from tests.processes import free_port
@@ -204,6 +205,15 @@ def test_an_application_told_to_stop_finishes_what_it_accepted(
             assert "retry-after" in answer.headers
         accepted.join()
     assert statuses == [200]
+
+
+def test_an_address_that_is_taken_is_said_before_networks_are_loaded(engine: FakeEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        app = create_app(Settings(port=port), engine)
+        with pytest.raises(InvalidParameter, match=f"on 127.0.0.1, port {port}: Address already"):
+            serve(app)
+    assert not engine.ready
 
 
 def test_sigterm_loses_nothing(photo: bytes) -> None:

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from service import logs
+from service.errors import InvalidParameter
 from service.settings import Settings
 from service.supervisor import PAUSE_S, Supervisor
 
@@ -148,3 +150,13 @@ def test_a_process_with_a_fault_of_its_own_ends_the_others(
     fakes.at_start[1] = lambda: fakes.all[0].end(3)
     assert supervisor.run() == 3
     assert fakes.told == [[], [signal.SIGTERM]]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+def test_an_address_that_cannot_be_had_is_said(fakes: Fakes, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(host=host, port=port, workers=2)
+        with pytest.raises(InvalidParameter, match=rf"on {host}, port {port}: \w+"):
+            Supervisor(settings, lambda *_: None).run()
+    assert fakes.all == []

@@ -69,9 +69,46 @@ def test_a_public_model_asked_for_at_start_is_downloaded(
 
 
 def test_unknown_names_are_answered_with_those_there_are() -> None:
-    for name in ("nonsense", "nonsense+", "hrnet_w32+nonsense"):
+    for name in ("nonsense", "nonsense+", "hrnet_w32+nonsense", "nonsense+fuse"):
         with pytest.raises(UnknownName, match="movenet_thunder"):
             Engine().model(name)
+
+
+def test_a_form_without_weights_is_refused_before_anything_is_built(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building a large network takes seconds and a gigabyte, and whoever asks may ask often."""
+    del cache
+    monkeypatch.setattr("heads.load.build", lambda _: pytest.fail("it was built"))
+    with pytest.raises(WeightsMissing):
+        Engine().pose(STREET, "hrnet_w64+simple", PoseOptions(), Job())
+
+
+def test_a_head_that_a_backbone_has_no_maps_for_is_a_wrong_model(daring: Engine) -> None:
+    with pytest.raises(InvalidParameter, match="stride") as error:
+        daring.pose(STREET, "squeezenet1_0+fuse", PoseOptions(), Job())
+    assert error.value.parameter == "model"
+
+
+def test_a_detector_that_finds_nobody_is_refused_at_the_start() -> None:
+    engine = Engine(detector="efficientnet_lite0")
+    with pytest.raises(InvalidParameter, match="finds no people"):
+        engine.start()
+    engine.close()
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParameter, match="is no folder"):
+        Engine(models_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    engine = Engine(device=device, detector="none")
+    with pytest.raises(InvalidParameter, match=f"device {device} cannot be used") as error:
+        engine.start()
+    assert error.value.parameter == "device"
+    engine.close()
 
 
 def test_any_backbone_serves_any_head_by_name(daring: Engine) -> None:

@@ -1,0 +1,95 @@
+"""An estimator ends with its `with`, with `close`, or with the last who had it."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import hrpose
+from service.errors import Conflict, InvalidParameter
+from service.inference.estimator import as_box
+from tests.conftest import ROOT
+from tests.service.conftest import wait_until
+
+CAT = ROOT / "tests" / "data" / "cat.jpg"
+
+BOX = (326.0, 174.0, 71.0, 197.0)
+
+
+def closed(estimator: hrpose.Estimator) -> None:
+    """Ends it."""
+    estimator.close()
+
+
+def left(estimator: hrpose.Estimator) -> None:
+    """Ends it."""
+    with estimator:
+        pass
+
+
+def forgotten(_: hrpose.Estimator) -> None:
+    """Leaves it to itself."""
+
+
+def forgotten_in_a_ring(estimator: hrpose.Estimator) -> None:
+    """Whom it knows knows it: only who looks for such rings finds that nobody else does."""
+    estimator.ring = estimator  # type: ignore[attr-defined]
+
+
+def ask(end: Callable[[hrpose.Estimator], None], image: Any) -> "weakref.ref[Any]":
+    """Uses an estimator with its detector, and ends it; its module."""
+    estimator = hrpose.load("hrnet_w18_small")
+    assert estimator.predict(image)
+    module = weakref.ref(estimator.network)
+    end(estimator)
+    return module
+
+
+@pytest.mark.parametrize("end", [closed, left, forgotten, forgotten_in_a_ring])
+def test_an_estimator_that_ended_leaves_no_thread_and_no_network(
+    end: Callable[[hrpose.Estimator], None], street: Any
+) -> None:
+    gc.collect()
+    before = threading.active_count()
+    module = ask(end, street)
+    gc.collect()
+    wait_until(lambda: threading.active_count() <= before)
+    assert module() is None
+
+
+def test_a_closed_estimator_says_so(street: Any) -> None:
+    estimator = hrpose.load("hrnet_w18_small")
+    with estimator as same:
+        assert same is estimator
+        assert len(estimator.predict(street, [BOX])) == 1
+    estimator.close()
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: estimator.predict(street),
+        lambda: estimator.predict(street, [BOX]),
+        lambda: estimator.classify(street),
+        lambda: estimator.segment(street),
+        lambda: estimator.network,
+    )
+    for ask_it in asked:
+        with pytest.raises(
+            Conflict, match=r"estimator of hrnet_w18_small was closed; load another"
+        ):
+            ask_it()
+    assert estimator.spec.name == "hrnet_w18_small"
+
+
+def test_what_is_asked_of_an_estimator_that_nobody_keeps_is_answered() -> None:
+    predict = hrpose.load("efficientnet_lite0").classify
+    gc.collect()
+    assert predict(hrpose.read_image(CAT), 1)[0].name == "tiger cat"
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1e400, 9), (float("nan"), 0, 9, 9), (0, 0, -5, 9), (0, 0, 9), 7, (0, 0, "x", 9)]
+)
+def test_what_is_no_box_is_refused(box: Any) -> None:
+    with pytest.raises(InvalidParameter, match="a box"):
+        as_box(box)
