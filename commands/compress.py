@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.console import JsonOption, out, write_json
+from commands.console import JsonOption, can_be_written, out, write_json
 from commands.evaluate import answers, boxes_used
-from heads.image import read_image
+from heads.image import photographs, read_image
+from heads.spec import NetworkSpec
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.estimator import load
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 def compress(
     network: Annotated[str, typer.Argument(help="A name of `hrpose models` or a checkpoint.")],
-    out_file: Annotated[Path, typer.Option("--out", help="The checkpoint to write.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", help="The checkpoint to write.", callback=can_be_written)
+    ],
     svd: Annotated[int | None, typer.Option(help="Low rank of every weight.")] = None,
     prune: Annotated[float | None, typer.Option(help="Share of weights set to 0.")] = None,
     cluster: Annotated[
@@ -61,7 +64,7 @@ def compress(
         "bytes_float32": before,
         "bytes": after,
     }
-    row |= _score_change(network, out_file, original.spec.task, annotations, images)
+    row |= _score_change(network, out_file, original.spec, annotations, images)
     out.print(
         f"{row['network']}, {row['method']}: {before / 1e6:.2f} MB as float32 -> {after / 1e6:.2f} "
         f"MB ({before / after:.1f}x smaller). {row['score']}",
@@ -75,16 +78,16 @@ def _bytes_as_float32(network: "torch.nn.Module") -> int:
 
 
 def _score_change(
-    before: str, after: Path, task: str, annotations: Path | None, images: Path | None
+    before: str, after: Path, spec: NetworkSpec, annotations: Path | None, images: Path | None
 ) -> dict[str, Any]:
     """What packing changed, measured; says so where nothing was given to measure it on."""
-    if images is None or (task != "classify" and annotations is None):
+    if images is None or (spec.task != "classify" and annotations is None):
         return {
             "score": "Not measured: give --annotations and --images (or --images, to classify)."
         }
-    if task == "classify":
+    if spec.task == "classify":
         old, new = load(before), load(after)
-        photos = [read_image(path) for path in _photos(images)]
+        photos = [read_image(path) for path in photographs(images)]
         same = sum(old.classify(p, 1)[0].index == new.classify(p, 1)[0].index for p in photos)
         return {
             "photos": len(photos),
@@ -96,20 +99,15 @@ def _score_change(
 
     assert annotations is not None
     truth = load_annotations(annotations)
-    boxes = "gt" if task == "pose" else "detector"
+    boxes = "gt" if spec.task == "pose" else "detector"
     ap = [
         score(truth, answers(load(name), truth, images, boxes, False)).ap
         for name in (before, after)
     ]
-    used = boxes_used(boxes, load(after).spec)
+    used = boxes_used(boxes, spec)
     return {
         "ap_before": ap[0],
         "ap_after": ap[1],
         "boxes": used,
         "score": f"AP {ap[0]:.3f} -> {ap[1]:.3f} ({used}).",
     }
-
-
-def _photos(folder: Path) -> list[Path]:
-    kinds = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds)

@@ -1,12 +1,15 @@
-"""What the commands share: where they print, options that mean the same, JSON files."""
+"""What the commands share: where they print, options that mean the same, files they write."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from models.errors import HrposeError
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
 out = Console(width=None if sys.stdout.isatty() else 160)
@@ -16,13 +19,42 @@ ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a c
 DetectorOption = Annotated[
     str, typer.Option(help="The network that finds boxes, by name or file; `none`: whole images.")
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result here.")]
+
+
+class Refused(HrposeError):
+    """A file that a command cannot write, or must not; the message says which and why."""
+
+
+def can_be_written(path: Path | None) -> Path | None:
+    """The path of an option, before there is work to lose; BadParameter where it is no use."""
+    if path is not None:
+        way = (path.absolute(), *path.absolute().parents)
+        there = next(each for each in way if os.path.exists(each))
+        # A folder on the way to a new file, or the file itself.
+        if os.path.isdir(there) == (there == way[0]) or not os.access(there, os.W_OK):
+            raise typer.BadParameter(f"{path} cannot be written")
+    return path
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Also write the result here.", callback=can_be_written),
+]
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
     """The result of a command as a file, where one is asked for."""
     if path is not None:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """What a command made; makes the folder. Refused where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}") from error
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -32,3 +64,9 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError as error:
         raise typer.BadParameter(f"{text} is not HEIGHTxWIDTH") from error
     return height, width
+
+
+def let_waiting_threads_sleep() -> None:
+    """To be called before torch loads: OpenMP threads that wait by spinning starve the others."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")

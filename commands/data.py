@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, ModelOption, errors, out, write_json
+from commands.console import (
+    JsonOption,
+    ModelOption,
+    can_be_written,
+    errors,
+    out,
+    write_file,
+    write_json,
+)
 from heads.files import write_whole
 from heads.image import Image, encode_image
 from heads.person import Box, Person
@@ -33,7 +41,10 @@ def check(
     ] = None,
     json_file: JsonOption = None,
     sheet_file: Annotated[
-        Path | None, typer.Option("--sheet", help="Draw people here (PNG), the worst first.")
+        Path | None,
+        typer.Option(
+            "--sheet", help="Draw people here (PNG), the worst first.", callback=can_be_written
+        ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="So many findings of each kind.")] = 10,
 ) -> None:
@@ -46,7 +57,7 @@ def check(
     _print_counts(data.report)
     write_json(json_file, data.report.model_dump(mode="json"))
     if sheet_file is not None:
-        sheet_file.write_bytes(encode_image(sheet(data), "png"))
+        write_file(sheet_file, encode_image(sheet(data), "png"))
     if data.report.errors:
         raise typer.Exit(1)
 
@@ -54,14 +65,17 @@ def check(
 @app.command("convert")
 def convert(
     data: Annotated[Path, typer.Argument(help="data.yaml of a YOLO-pose folder.")],
-    out_file: Annotated[Path, typer.Option("--out", help="The COCO file (JSON) to write.")],
+    out_file: Annotated[
+        Path,
+        typer.Option("--out", help="The COCO file (JSON) to write.", callback=can_be_written),
+    ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
 ) -> None:
     """Write a YOLO-pose folder's labels as a COCO keypoint file."""
     from training.formats import read_yolo
 
     content, folder = read_yolo(data, (split,))
-    out_file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    write_file(out_file, (json.dumps(content) + "\n").encode())
     images, people = len(content["images"]), len(content["annotations"])
     out.print(
         f"{out_file}: {images} images, {people} annotations; images in {folder}", highlight=False
@@ -73,7 +87,10 @@ def label(
     photos: Annotated[
         Path, typer.Argument(help="Folder of photographs.", exists=True, file_okay=False)
     ],
-    out_file: Annotated[Path, typer.Option("--out", help="The COCO keypoint file to write.")],
+    out_file: Annotated[
+        Path,
+        typer.Option("--out", help="The COCO keypoint file to write.", callback=can_be_written),
+    ],
     boxes: Annotated[
         Path | None,
         typer.Option(help="COCO file (JSON) of boxes to label; everybody found if left out."),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,11 +54,11 @@ def export(
         _export_decoded(network, out_dir, photo or [], json_file)
         return
     target = out_dir / (re.sub(r"[^\w.+-]+", "_", network.spec.name) + ".onnx")
-    export_onnx(network, target)
-    written = [target]
-    if form == "openvino":
-        written = to_openvino(target)
-        target.unlink()
+    if form == "onnx":
+        export_onnx(network, target)
+        written = [target]
+    else:
+        written = _export_openvino(network, target)
     for path in written:
         out.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", highlight=False)
     rows = measure(network, _runtimes(written[0]), photo or [])
@@ -70,6 +71,17 @@ def export(
             "parity": [dataclasses.asdict(row) for row in rows],
         },
     )
+
+
+def _export_openvino(network: "Network", target: Path) -> list[Path]:
+    """Made in a folder of its own: an .onnx of an earlier export stays as it is."""
+    from heads.export import export_onnx
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        made = Path(folder) / target.name
+        export_onnx(network, made)
+        return [path.replace(target.with_name(path.name)) for path in to_openvino(made)]
 
 
 def _export_decoded(

@@ -6,9 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.console import DetectorOption, JsonOption, ModelOption, out, write_json
+from commands.console import (
+    DetectorOption,
+    JsonOption,
+    ModelOption,
+    Refused,
+    can_be_written,
+    out,
+    write_file,
+    write_json,
+)
 from heads.image import encode_image, read_image
 from heads.person import Box, Person
+from service.errors import InvalidParameter
 from service.inference.catalogue import DEFAULT
 from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, as_box, load
@@ -28,26 +38,50 @@ def predict(
     """Find everybody's keypoints in photographs."""
     from heads.draw import draw_people
 
-    estimator = load(model, detector=detector)
+    targets = {} if out_dir is None else _targets(photos, out_dir)
     given = None if boxes is None else _parse_boxes(boxes)
+    estimator = load(model, detector=detector)
     answers = []
     for path in photos:
         image = read_image(path)
         people = estimator.predict(image, given, flip_test=flip_test)
         answers.append({"image": str(path), "people": [_as_json(p, estimator) for p in people]})
         out.print(f"{path}: {len(people)} people", highlight=False)
-        if out_dir is not None:
-            out_dir.mkdir(parents=True, exist_ok=True)
+        if path in targets:
             drawn = draw_people(image, people, estimator.spec.skeleton)
-            target = out_dir / f"{path.stem}.png"
-            target.write_bytes(encode_image(drawn, "png"))
+            write_file(targets[path], encode_image(drawn, "png"))
     write_json(json_file, {"model": estimator.spec.name, "photos": answers})
+
+
+def _targets(photos: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where the picture of each photograph goes.
+
+    Refused where that is a photograph itself, or the picture of another one.
+    """
+    targets: dict[Path, Path] = {}
+    read = {path.resolve(): path for path in photos}
+    taken: dict[Path, Path] = {}
+    for path in photos:
+        target = targets[path] = folder / f"{path.stem}.png"
+        can_be_written(target)
+        if target.resolve() in read:
+            raise Refused(
+                f"the picture of {path} would take the place of the photograph "
+                f"{read[target.resolve()]}; name another folder: --out"
+            )
+        first = taken.setdefault(target, path)
+        if first.resolve() != path.resolve():
+            raise Refused(
+                f"{first} and {path} would both be drawn as {target}; "
+                "rename one, or draw them into different folders"
+            )
+    return targets
 
 
 def _parse_boxes(text: str) -> list[Box]:
     try:
         return [as_box(box) for box in json.loads(text)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, InvalidParameter) as error:
         raise typer.BadParameter(f"boxes are [[left, top, width, height], ...]: {error}") from error
 
 

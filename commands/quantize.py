@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from commands.console import out
+from commands.console import can_be_written, out
 from heads.errors import ImageError
-from heads.image import Image, read_image
+from heads.image import Image, photographs, read_image
 
 if TYPE_CHECKING:
     from service.inference.loading import Loaded
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 MOST = 300
 """Sample crops: more of them change the ranges hardly."""
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
 
 def quantize(
     name: Annotated[str, typer.Argument(help="A name of `hrpose models` or a checkpoint file.")],
     photos: Annotated[Path, typer.Option(help="Folder of photographs like those to be served.")],
-    target: Annotated[Path, typer.Option("--out", help="The .onnx file to write.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="The .onnx file to write.", callback=can_be_written)
+    ],
 ) -> None:
     """Write a network in 8-bit integers: smaller, faster on processors that have them, less exact.
 
@@ -67,8 +67,7 @@ def what_it_sees(file: Path, folder: Path) -> list[npt.NDArray[np.uint8]]:
         "segment": estimator.segment,
     }
     ask = asked.get(loaded.spec.task, estimator.predict)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTOS)
-    for path in files:
+    for path in photographs(folder):
         try:
             ask(read_image(path))
         except ImageError as error:

@@ -1,19 +1,18 @@
 """`hrpose serve`: every setting of the server is a flag."""
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from commands.console import let_waiting_threads_sleep
+
 
 def _serve(**settings: Any) -> None:
     """Start the server: POST /pose, /detect; a page at /."""
-    # OpenMP threads that wait by spinning starve their neighbours; to be set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    let_waiting_threads_sleep()
     from service.app import run
     from service.settings import Settings
 

@@ -1,13 +1,12 @@
 """`hrpose train`: a recipe and data in, a network that serves out."""
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.console import out
+from commands.console import let_waiting_threads_sleep, out
 
 NOT_YET = "stopped before an epoch was done; the same command goes on"
 
@@ -28,9 +27,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node N -m training RECIPE, with the same options.
     """
-    # OpenMP threads that wait by spinning starve their neighbours; to be set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    let_waiting_threads_sleep()
     from training.loop import train as run
     from training.recipe import read_recipe
 

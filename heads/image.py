@@ -50,6 +50,11 @@ MAX_SCANS = 32
 all pixels, however little it holds, so that 76 kB could keep it busy for seconds."""
 
 
+def photographs(folder: Path) -> list[Path]:
+    """The files of a folder whose names end as those of photographs do, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
 def decode_image(data: bytes, max_pixels: int | None = None, *, reduce: int = 1) -> Image:
     """The upright RGB image in the bytes of a JPEG, PNG, WebP or BMP file.
 

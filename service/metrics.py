@@ -1,6 +1,7 @@
 """What the server counts, for Prometheus: requests, their phases, people, batches, the process."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, pairwise
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from models.errors import HrposeError
 from service.inference.batcher import BatchCounters
 from service.record import Record
 from service.serving import Serving
@@ -106,7 +108,7 @@ class _EngineCollector(Collector):
         counters = self._serving.engine.counters()
         yield from _counted(counters)
         yield _batch_sizes(counters)
-        yield self._models()
+        yield self._models(counters)
         yield GaugeMetricFamily(
             "hrpose_requests_at_work",
             "Requests that hold a place.",
@@ -116,17 +118,20 @@ class _EngineCollector(Collector):
             "hrpose_body_bytes", "Bytes of bodies held.", value=self._serving.bytes_held
         )
 
-    def _models(self) -> Metric:
+    def _models(self, names: Iterable[str]) -> Metric:
+        """names: of networks that are, or were, loaded; no file of another one is looked at."""
         loaded = InfoMetricFamily("hrpose_model", "Networks that are loaded.", labels=("model",))
-        for info in self._serving.engine.models():
-            if info.state == "loaded":
-                about = {
-                    "task": info.task,
-                    "runtime": info.runtime or "",
-                    "licence": info.licence,
-                    "default": str(info.is_default).lower(),
-                }
-                loaded.add_metric((info.name,), about)
+        for name in names:
+            with contextlib.suppress(HrposeError):  # one that was, and whose file is gone
+                info = self._serving.engine.model(name)
+                if info.state == "loaded":
+                    about = {
+                        "task": info.task,
+                        "runtime": info.runtime or "",
+                        "licence": info.licence,
+                        "default": str(info.is_default).lower(),
+                    }
+                    loaded.add_metric((info.name,), about)
         return loaded
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import hrpose
 from commands import pages
+from commands.console import write_json
 from heads.checkpoint import load_checkpoint, save_checkpoint
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
@@ -18,7 +19,7 @@ from heads.network import build
 from heads.spec import default_spec
 from heads.zoo import locate
 from models import list_backbones
-from models.errors import ShapeError, SpecError, UnknownName
+from models.errors import HrposeError, ShapeError, SpecError, UnknownName
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.conftest import ROOT
@@ -131,6 +132,93 @@ def test_predict_draws_and_writes(tmp_path: Path) -> None:
     answer = json.loads((tmp_path / "a.json").read_text())
     assert answer["model"] == "mobilenet_v2_heatmap"
     assert answer["photos"][0]["people"][0]["keypoints"][0]["name"] == "nose"
+
+
+PNG = encode_image(np.zeros((8, 8, 3), np.uint8), "png")
+
+
+@pytest.mark.parametrize(
+    ("photos", "out", "said"),
+    [
+        (["a.jpg", "a.png"], ".", "the picture of a.jpg would take the place of the photograph"),
+        (["a.png"], "nested/..", "the picture of a.png would take the place of the photograph"),
+        (["link.png"], ".", "the picture of link.png would take the place"),
+        (["a.jpg", "other/a.jpg"], "out", "a.jpg and other/a.jpg would both be drawn as out/a.png"),
+        (["a.jpg"], "a.png", "a.png/a.png cannot be written"),
+    ],
+)
+def test_predict_writes_over_no_photograph_and_no_other_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: list[str], out: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("commands.predict.load", lambda *_, **__: pytest.fail("it began to work"))
+    for name in ("a.jpg", "a.png", "other/a.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(PNG)
+    Path("nested").mkdir()
+    Path("link.png").symlink_to("a.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = CliRunner().invoke(hrpose.app, ["predict", *photos, "--out", out])
+    assert result.exit_code
+    assert said in " ".join(f"{result.exception} {result.output}".replace("│", " ").split())
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_predict_draws_into_the_same_folder_again(tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    photo.write_bytes(PNG)
+    asked = ("predict", photo, photo, "--out", tmp_path / "out", "--detector", "none")
+    for _ in range(2):
+        run(*asked)
+    assert decode_image((tmp_path / "out" / "a.png").read_bytes()).shape == (8, 8, 3)
+    assert photo.read_bytes() == PNG
+
+
+@pytest.mark.parametrize(
+    ("command", "asks"),
+    [
+        (["predict", STREET], "commands.predict.load"),
+        (["classify", STREET], "commands.classify.load"),
+        (["evaluate", "--annotations", STREET, "--images", "."], "commands.evaluate.load"),
+        (["profile", "resnet18"], "commands.profile._milliseconds"),
+        (["models"], "commands.models.Engine"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str | Path], asks: str
+) -> None:
+    monkeypatch.setattr(asks, lambda *_, **__: pytest.fail("it began to work"))
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file" / "x.json", tmp_path):
+        result = CliRunner().invoke(hrpose.app, [*map(str, command), "--json", str(path)])
+        assert result.exit_code == 2
+        assert "--json" in result.output
+        assert "written" in result.output
+
+
+def test_the_folder_of_a_result_is_made(tmp_path: Path) -> None:
+    run("models", "--json", tmp_path / "not" / "here" / "m.json")
+    assert json.loads((tmp_path / "not" / "here" / "m.json").read_text())["models"]
+
+
+def test_a_result_that_can_no_longer_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    """Somebody made a folder of that name meanwhile."""
+    with pytest.raises(HrposeError, match="cannot be written: Is a directory"):
+        write_json(tmp_path, {})
+
+
+def test_an_export_for_openvino_leaves_an_onnx_of_before_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    checkpoint = tmp_path / "own.safetensors"
+    spec = default_spec("squeezenet1_1+simple", input_size=(64, 64))
+    before = tmp_path / f"{spec.name}.onnx"
+    save_checkpoint(checkpoint, spec, build(spec).state_dict())
+    before.write_bytes(b"of before")
+    run("export", checkpoint, "--format", "openvino", "--out", tmp_path)
+    assert before.read_bytes() == b"of before"
+    made = {path.name for path in tmp_path.iterdir()} - {before.name, checkpoint.name}
+    assert made == {f"{spec.name}.xml", f"{spec.name}.bin"}
 
 
 def test_predict_takes_boxes(tmp_path: Path) -> None:

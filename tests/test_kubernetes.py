@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from service.server import CLOSING_S
 from service.settings import Settings
@@ -89,7 +90,25 @@ def test_a_pod_may_write_to_the_cache_and_to_tmp_only(pod: Any) -> None:
 
 def test_a_pod_has_time_to_finish_what_it_accepted(pod: Any) -> None:
     needed = Settings.model_fields["drain_s"].default + CLOSING_S
-    assert pod["terminationGracePeriodSeconds"] >= needed
+    assert pod["terminationGracePeriodSeconds"] >= sleep_s(pod) + needed
+
+
+def sleep_s(pod: Any) -> int:
+    """How long a pod that is going serves on before it is told to stop."""
+    (container,) = pod["containers"]
+    return int(container["lifecycle"]["preStop"]["sleep"]["seconds"])
+
+
+def test_a_pod_serves_on_until_nobody_sends_it_requests(pod: Any) -> None:
+    assert sleep_s(pod) >= 5
+
+
+def test_no_service_sets_what_the_server_reads(pod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Kubernetes would tell of the Service `hrpose` is no port."""
+    monkeypatch.setenv("HRPOSE_PORT", "tcp://10.96.0.1:80")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()
+    assert pod["enableServiceLinks"] is False
 
 
 def test_probes_ask_what_the_server_answers(pod: Any) -> None:

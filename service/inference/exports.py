@@ -1,9 +1,11 @@
 """Networks exported once for runtimes that are not torch, and kept in the cache.
 
-A file is named by the network, and by a hash of its checkpoint, of what the zoo says of it and of
-the exporter; so a changed checkpoint gets a new file, and the folder may be emptied at any time.
+A file is named by the network, by where that comes from, and by a hash of its checkpoint, of what
+the zoo says of it and of the exporter. So a changed checkpoint gets a new file, and old ones from
+the same place are removed. The folder may be emptied at any time: who has a file open reads on.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -32,6 +34,17 @@ TIMEOUT_S = 600.0
 CANNOT_WRITE = 2
 """What the exporting process answers where the file cannot be written."""
 
+
+KEPT = 2
+"""Exports of one place: the newest, and the one before, which another process may be about to read
+and who goes back to an earlier checkpoint finds made."""
+
+COMPILED = "openvino"
+"""Beside the exports: the folder of what OpenVINO compiled of them, see `loading`."""
+
+COMPILED_SHARE = 3.0
+"""What OpenVINO compiled may take so many times the room of the exports. One file is about as large
+as its export; there are several of a network by shape of input, precision and threads."""
 
 OURS = ".safetensors"
 CHECKPOINTS = (OURS, ".pth", ".pt", ".tar")
@@ -86,6 +99,7 @@ def _file_name(source: str | Path, network: str | None) -> str:
     if path.suffix not in CHECKPOINTS:
         entry = zoo.find(str(source))
         path, known = zoo.locate(entry.name), entry.model_dump_json()
+    place = hashlib.sha256(f"{os.path.abspath(path) if not known else source} {network}".encode())
     about = hashlib.sha256(f"{EXPORTER} {FORMAT} {known} {network}".encode())
     try:
         with path.open("rb") as file:
@@ -93,7 +107,7 @@ def _file_name(source: str | Path, network: str | None) -> str:
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
     stem = re.sub(r"[^\w.-]+", "_", Path(source).stem if not known else str(source))
-    return f"{stem}-{about.hexdigest()[:16]}.onnx"
+    return f"{stem}-{place.hexdigest()[:8]}-{about.hexdigest()[:16]}.onnx"
 
 
 def _made(target: Path, source: str | Path, network: str | None) -> Path:
@@ -105,7 +119,43 @@ def _made(target: Path, source: str | Path, network: str | None) -> Path:
         if not _is_whole(target):  # another process may have made it while this one waited
             log.info("exporting %s, once for this checkpoint", source)
             _write(target, source, network)
+            _make_room(target)
     return target
+
+
+def _make_room(newest: Path) -> None:
+    """Removes earlier exports of the same place, then what was compiled and is longest unused.
+
+    What cannot be removed takes room only: by rights, or because another process was first.
+    """
+    folder = newest.parent
+    with contextlib.suppress(OSError):
+        _remove_earlier(newest)
+        room = COMPILED_SHARE * sum(path.stat().st_size for path in folder.glob("*.onnx"))
+        _remove_unused(folder / COMPILED, room)
+
+
+def _remove_earlier(newest: Path) -> None:
+    place = newest.name.rpartition("-")[0]
+    ours = re.compile(re.escape(place) + r"-[0-9a-f]{16}\.onnx")
+    others = [path for path in newest.parent.glob("*.onnx") if path != newest]
+    earlier = [path for path in others if ours.fullmatch(path.name)]
+    for path in sorted(earlier, key=_last_used, reverse=True)[KEPT - 1 :]:
+        path.unlink(missing_ok=True)
+        path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+
+
+def _remove_unused(folder: Path, room: float) -> None:
+    """Keeps what was used last, as far as there is room; nothing tells what a file belongs to."""
+    for path in sorted(folder.glob("*.blob"), key=_last_used, reverse=True):
+        room -= path.stat().st_size
+        if room < 0:
+            path.unlink(missing_ok=True)
+
+
+def _last_used(path: Path) -> float:
+    found = path.stat()
+    return max(found.st_atime, found.st_mtime)
 
 
 def _is_whole(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image as Pillow
 
 from heads.errors import ImageError, TooManyPixels
 from heads.geometry import Crop
-from heads.image import decode_image, encode_image, fits, read_header, warp
+from heads.image import decode_image, encode_image, fits, photographs, read_header, warp
 
 EXIF_ORIENTATION = 0x0112
 
@@ -208,3 +209,9 @@ def test_outside_the_image_is_black() -> None:
     assert made[32, 32].min() == 255
     far = warp(white, Crop.around((5000.0, 5000.0, 40.0, 40.0), (64, 64)))
     assert far.max() == 0
+
+
+def test_photographs_of_a_folder_are_told_by_the_ends_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "c.webp", "notes.txt", "jpg"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in photographs(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]

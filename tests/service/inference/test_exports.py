@@ -1,0 +1,91 @@
+"""What the cache of exports keeps: the newest of each network, however often it is swapped."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads.checkpoint import load_arrays, save_arrays
+from heads.zoo import locate
+from service.inference import exports
+from service.inference.exports import KEPT, Exports
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "exports"
+
+
+def write(path: Path, number: int) -> Path:
+    """A checkpoint of a structure that is exported without torch; another one by its number."""
+    spec, tensors = load_arrays(locate("hrnet_w18_small"))
+    tensors["backbone.bn1.bias"] = tensors["backbone.bn1.bias"] + np.float32(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_arrays(path, spec, tensors)
+    return path
+
+
+def kept(cache: Path) -> set[Path]:
+    return set(cache.glob("*.onnx"))
+
+
+def test_a_checkpoint_that_changes_keeps_its_newest_export_and_the_one_before(
+    cache: Path, tmp_path: Path
+) -> None:
+    made = [Exports().get(write(tmp_path / "best.safetensors", n)) for n in range(4)]
+    assert len(set(made)) == 4
+    assert kept(cache) == set(made[-KEPT:])
+    assert len(list(cache.glob(".*.lock"))) == KEPT
+
+
+def test_exports_of_another_file_stay_even_if_it_has_the_same_name(
+    cache: Path, tmp_path: Path
+) -> None:
+    others = [
+        Exports().get(write(tmp_path / name, 0))
+        for name in ("other/best.safetensors", "best-1.safetensors", "be.safetensors")
+    ]
+    others.append(Exports().get("hrnet_w18_small"))
+    made = [Exports().get(write(tmp_path / "best.safetensors", n)) for n in range(3)]
+    assert kept(cache) == {*others, *made[-KEPT:]}
+
+
+def test_an_export_that_was_removed_can_be_read_by_who_has_it_open(
+    cache: Path, tmp_path: Path
+) -> None:
+    first = Exports().get(write(tmp_path / "best.safetensors", 0))
+    content = first.read_bytes()
+    with first.open("rb") as file:
+        for n in range(1, KEPT + 1):
+            Exports().get(write(tmp_path / "best.safetensors", n))
+        assert first not in kept(cache)
+        assert file.read() == content
+
+
+def test_what_was_compiled_and_is_longest_unused_makes_room(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "COMPILED_SHARE", 0.5)
+    folder = cache / "openvino"
+    folder.mkdir(parents=True)
+    blobs = [folder / f"{n}.blob" for n in range(4)]
+    size = Exports().get(write(tmp_path / "best.safetensors", 0)).stat().st_size
+    for days, blob in enumerate(blobs):
+        blob.write_bytes(bytes(size // 3))
+        os.utime(blob, (86400 * days, 0))
+    (folder / "of_somebody_else").write_bytes(bytes(size))
+    Exports().get(write(tmp_path / "best.safetensors", 1))
+    # Half of two exports: room for three thirds of one.
+    assert set(folder.glob("*.blob")) == set(blobs[1:])
+    assert (folder / "of_somebody_else").exists()
+
+
+def test_nothing_is_removed_where_nothing_was_exported(cache: Path, tmp_path: Path) -> None:
+    made = Exports().get(write(tmp_path / "best.safetensors", 0))
+    blob = cache / "openvino" / "1.blob"
+    blob.parent.mkdir()
+    blob.write_bytes(bytes(10 * made.stat().st_size))
+    assert Exports().get(tmp_path / "best.safetensors") == made
+    assert blob.exists()
