@@ -33,6 +33,7 @@ from commands import (
 from commands.console import errors
 from heads.image import decode_image, read_image
 from heads.person import Person
+from heads.photo import Photo, read_photo
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
 from models.errors import HrposeError
@@ -48,11 +49,13 @@ __all__ = [
     "HrposeError",
     "NetworkSpec",
     "Person",
+    "Photo",
     "Skeleton",
     "create_backbone",
     "decode_image",
     "load",
     "read_image",
+    "read_photo",
 ]
 
 

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, out, write_json
-from heads.image import read_image
+from commands.console import JsonOption, PhotosArgument, files_of, look_at, out, write_json
+from heads.photo import Photo
 from service.inference.catalogue import DEFAULT_CLASSIFIER
 from service.inference.estimator import load
 
 
 def classify(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files.")],
+    photos: PhotosArgument,
     model: Annotated[
         str, typer.Option(help="A classification network of `hrpose models`, or a checkpoint.")
     ] = DEFAULT_CLASSIFIER,
@@ -21,13 +21,19 @@ def classify(
     json_file: JsonOption = None,
 ) -> None:
     """Say what photographs show, of ImageNet's 1000 classes."""
+    files = files_of(photos)
     estimator = load(model)
     table = Table("photo", f"likeliest {top_k}", box=None)
     answers = []
-    for path in photos:
-        found = estimator.classify(read_image(path), top_k)
+
+    def look(path: Path, photo: Photo) -> None:
+        found = estimator.classify(photo, top_k)
         table.add_row(path.name, ", ".join(f"{c.name} {c.probability:.2f}" for c in found))
         classes = [{"name": c.name, "index": c.index, "probability": c.probability} for c in found]
         answers.append({"image": str(path), "classes": classes})
+
+    all_read = look_at(files, look)
     out.print(table, highlight=False)
     write_json(json_file, {"model": estimator.spec.name, "photos": answers})
+    if not all_read:
+        raise typer.Exit(1)

@@ -41,11 +41,15 @@ def compress(
 
     chosen = {
         name: value
-        for name, value in (("svd", svd), ("prune", prune), ("cluster", cluster), ("int8", int8))
-        if value not in (None, False)
+        for name, value in (("svd", svd), ("prune", prune), ("cluster", cluster))
+        if value is not None
     }
+    if int8:
+        chosen["int8"] = True
     if len(chosen) != 1:
         raise typer.BadParameter("choose one of --svd, --prune, --cluster, --int8")
+    if out_file.suffix != ".safetensors":
+        raise typer.BadParameter(f"--out is a .safetensors file; got {out_file.name}")
     source = resolve_default() if network == DEFAULT else network
     original, packed = load_network(source), load_network(source)
     if prune is not None:

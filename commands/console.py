@@ -3,12 +3,16 @@
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from heads.errors import ImageError
+from heads.image import photographs
+from heads.photo import Photo, read_photo
 from models.errors import HrposeError
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
@@ -40,6 +44,39 @@ JsonOption = Annotated[
     Path | None,
     typer.Option("--json", help="Also write the result here.", callback=can_be_written),
 ]
+
+
+PhotosArgument = Annotated[
+    list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files, and folders of them.")
+]
+
+
+def files_of(photos: Sequence[Path]) -> list[Path]:
+    """Photographs that were named, those of a folder in its place; Refused for an empty folder."""
+    files: list[Path] = []
+    for path in photos:
+        found = photographs(path) if path.is_dir() else [path]
+        if not found:
+            raise Refused(f"{path} holds no photograph")
+        files += found
+    return files
+
+
+def look_at(files: Sequence[Path], look: Callable[[Path, Photo], None]) -> bool:
+    """Calls `look` with each photograph; one that cannot be read is told, and the others go on.
+
+    False where there was such a one.
+    """
+    all_read = True
+    for path in files:
+        try:
+            with read_photo(path) as photo:
+                look(path, photo)
+        except ImageError as error:
+            all_read = False
+            said = str(error)
+            errors.print(said if path.name in said else f"{path.name}: {said}", highlight=False)
+    return all_read
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

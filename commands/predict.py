@@ -10,14 +10,18 @@ from commands.console import (
     DetectorOption,
     JsonOption,
     ModelOption,
+    PhotosArgument,
     Refused,
     can_be_written,
+    files_of,
+    look_at,
     out,
     write_file,
     write_json,
 )
-from heads.image import encode_image, read_image
+from heads.image import encode_image
 from heads.person import Box, Person
+from heads.photo import Photo
 from service.errors import InvalidParameter
 from service.inference.catalogue import DEFAULT
 from service.inference.engine import DEFAULT_DETECTOR
@@ -25,32 +29,40 @@ from service.inference.estimator import Estimator, as_box, load
 
 
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files.")],
+    photos: PhotosArgument,
     boxes: Annotated[
         str | None, typer.Option(help="JSON list of [left, top, width, height], one a person.")
     ] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Draw pictures there.")] = None,
     model: ModelOption = DEFAULT,
     detector: DetectorOption = DEFAULT_DETECTOR,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Leave out people with a lower score.")
+    ] = None,
     flip_test: Annotated[bool, typer.Option("--flip-test")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Find everybody's keypoints in photographs."""
     from heads.draw import draw_people
 
-    targets = {} if out_dir is None else _targets(photos, out_dir)
+    files = files_of(photos)
+    targets = {} if out_dir is None else _targets(files, out_dir)
     given = None if boxes is None else _parse_boxes(boxes)
     estimator = load(model, detector=detector)
     answers = []
-    for path in photos:
-        image = read_image(path)
-        people = estimator.predict(image, given, flip_test=flip_test)
+
+    def look(path: Path, photo: Photo) -> None:
+        people = estimator.predict(photo, given, threshold=threshold, flip_test=flip_test)
         answers.append({"image": str(path), "people": [_as_json(p, estimator) for p in people]})
         out.print(f"{path}: {len(people)} people", highlight=False)
         if path in targets:
-            drawn = draw_people(image, people, estimator.spec.skeleton)
+            drawn = draw_people(photo.canvas(), people, estimator.spec.skeleton)
             write_file(targets[path], encode_image(drawn, "png"))
+
+    all_read = look_at(files, look)
     write_json(json_file, {"model": estimator.spec.name, "photos": answers})
+    if not all_read:
+        raise typer.Exit(1)
 
 
 def _targets(photos: list[Path], folder: Path) -> dict[Path, Path]:
@@ -80,7 +92,9 @@ def _targets(photos: list[Path], folder: Path) -> dict[Path, Path]:
 
 def _parse_boxes(text: str) -> list[Box]:
     try:
-        return [as_box(box) for box in json.loads(text)]
+        content = json.loads(text)
+        is_box = bool(content) and not any(isinstance(part, list) for part in content)
+        return [as_box(box) for box in ([content] if is_box else content)]
     except (ValueError, TypeError, InvalidParameter) as error:
         raise typer.BadParameter(f"boxes are [[left, top, width, height], ...]: {error}") from error
 

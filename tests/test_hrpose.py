@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -162,6 +163,47 @@ def test_predict_writes_over_no_photograph_and_no_other_picture(
     assert result.exit_code
     assert said in " ".join(f"{result.exception} {result.output}".replace("│", " ").split())
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_predict_looks_through_folders_and_goes_on_after_a_bad_photograph(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(PNG)
+    (folder / "b.jpg").write_bytes(b"no photograph")
+    (folder / "c.png").write_bytes(PNG)
+    asked = ["predict", str(folder), "--detector", "none", "--json", str(tmp_path / "a.json")]
+    result = CliRunner().invoke(hrpose.app, [*asked, "--threshold", "0"])
+    assert result.exit_code == 1
+    assert "b.jpg: not an image" in result.output
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert [Path(photo["image"]).name for photo in answer["photos"]] == ["a.png", "c.png"]
+    assert [len(photo["people"]) for photo in answer["photos"]] == [1, 1]
+    CliRunner().invoke(hrpose.app, [*asked, "--threshold", "1"])
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert [len(photo["people"]) for photo in answer["photos"]] == [0, 0]
+
+
+def test_predict_looks_at_the_pixels_that_the_server_looks_at(tmp_path: Path) -> None:
+    """Of a large JPEG those of a smaller decoding."""
+    large = tmp_path / "large.jpg"
+    street = hrpose.read_image(Path(STREET))
+    pixels = np.asarray(cv2.resize(street, (2560, 1712), interpolation=cv2.INTER_CUBIC), np.uint8)
+    large.write_bytes(encode_image(pixels, quality=90))
+    run("predict", large, "--model", "hrnet_w18_small", "--json", tmp_path / "a.json")
+    (photo,) = json.loads((tmp_path / "a.json").read_text())["photos"]
+    with hrpose.load("hrnet_w18_small") as estimator:
+        people = estimator.predict(hrpose.read_photo(large))
+    found = [[(p["x"], p["y"], p["score"]) for p in each["keypoints"]] for each in photo["people"]]
+    np.testing.assert_allclose(found, [person.keypoints for person in people], atol=1e-3)
+
+
+@pytest.mark.parametrize("given", [["--cluster", "0"], ["--int8", "--out", "small.txt"]])
+def test_compress_says_what_is_wrong_before_it_works(tmp_path: Path, given: list[str]) -> None:
+    out = ["--out", str(tmp_path / "small.safetensors")]
+    result = CliRunner().invoke(hrpose.app, ["compress", "hrnet_w18_small", *out, *given])
+    assert result.exit_code
+    assert "choose one" not in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_predict_draws_into_the_same_folder_again(tmp_path: Path) -> None:

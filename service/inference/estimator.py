@@ -138,14 +138,14 @@ class Estimator:
         options = PoseOptions(boxes, threshold, flip_test=flip_test)
         return list(Pipeline(serving, detector).people(image_rgb_uint8, options, Job()).people)
 
-    def classify(self, image_rgb_uint8: Image, top_k: int = 5) -> list[ClassScore]:
+    def classify(self, image_rgb_uint8: Image | Photo, top_k: int = 5) -> list[ClassScore]:
         """The top_k likeliest classes of an image, by a classification network."""
         serving = self._served()
         if not isinstance(serving, ClassifyNetwork):
             raise SpecError(f"{self.spec.name} is a {self.spec.task} network; it cannot classify")
         return serving.classify(Photo.of(image_rgb_uint8), top_k, Job())[0]
 
-    def segment(self, image_rgb_uint8: Image) -> Image:
+    def segment(self, image_rgb_uint8: Image | Photo) -> Image:
         """The class of every pixel, uint8 [H, W] indices of `spec.classes`."""
         serving = self._served()
         if not isinstance(serving, SegmentNetwork):
