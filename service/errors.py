@@ -9,8 +9,9 @@ HrposeError
     ├── NotAcceptable        an answer of a kind the service does not write
     ├── Conflict             what is asked for cannot be done to a network as it is now
     ├── RuntimeMissing       a runtime was asked for whose package is not installed
-    ├── Overloaded           the queue is full, or the server drains: try again later
-    │   └── BeingLoaded      the network will be there soon: the dispatcher waits for it
+    ├── Overloaded           no room for more work now: try again later
+    │   └── Unavailable      the server loads, drains, or lost what it needs
+    │       └── BeingLoaded  the network will be there soon: the dispatcher waits for it
     ├── RateExceeded         a client asks more often than it may
     ├── DeadlineExceeded     not answered in time; the work was dropped
     └── Cancelled            the client went away; the work was dropped
@@ -75,18 +76,21 @@ class RuntimeMissing(ServiceError):
 class Overloaded(ServiceError):
     """No room for more work now; `retry_after_s` is when it is worth another try."""
 
-    def __init__(self, message: str, retry_after_s: float, draining: bool = False) -> None:
+    def __init__(self, message: str, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
-        self.draining = draining
         super().__init__(message)
 
 
-class BeingLoaded(Overloaded):
+class Unavailable(Overloaded):
+    """Whatever the room, not now: what is needed is being loaded, ended or lost."""
+
+
+class BeingLoaded(Unavailable):
     """A network is not there yet; `loading` ends when it is, or says why it cannot be."""
 
     def __init__(self, name: str, loading: Future[None]) -> None:
         self.loading = loading
-        super().__init__(f"{name} is being loaded", 5.0, draining=True)
+        super().__init__(f"{name} is being loaded", 5.0)
 
 
 class RateExceeded(ServiceError):

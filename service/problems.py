@@ -36,6 +36,7 @@ from service.errors import (
     RateExceeded,
     RuntimeMissing,
     TooLarge,
+    Unavailable,
     UnsupportedMedia,
 )
 from service.keys import Forbidden, Unauthorized
@@ -129,7 +130,7 @@ def describe(error: HrposeError) -> tuple[Problem, dict[str, Any]]:
             return INVALID, {"parameter": error.parameter}
         case Overloaded():
             fields = {"retry_after_s": _whole_seconds(error.retry_after_s)}
-            return (UNAVAILABLE if error.draining else OVERLOADED), fields
+            return (UNAVAILABLE if isinstance(error, Unavailable) else OVERLOADED), fields
         case RateExceeded():
             return RATE, {"retry_after_s": _whole_seconds(error.retry_after_s)}
         case DeadlineExceeded():

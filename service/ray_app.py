@@ -31,7 +31,7 @@ from service import problems
 from service.app import create_app
 from service.asgi import Answered, Sent, ask
 from service.body import read_raw
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded, Overloaded, Unavailable
 from service.serving import LOADING_RETRY_S, PoseEngine, Serving
 from service.settings import Settings
 
@@ -150,7 +150,7 @@ class Front:
 
     def _check_open(self, path: str) -> None:
         if self._draining and path != LIVE:
-            raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
+            raise Unavailable("the server is shutting down", LOADING_RETRY_S)
 
     async def _read(self, request: Request) -> Sent:
         try:
@@ -178,7 +178,7 @@ class Front:
                 raise Overloaded("all replicas are busy", 1.0) from error
             except RayActorError:
                 log.warning("a replica died; asking another (%d of %d)", attempt, ATTEMPTS)
-        raise Overloaded("the replicas die faster than they answer", 5.0, draining=True)
+        raise Unavailable("the replicas die faster than they answer", 5.0)
 
 
 def build(settings: Settings, make_engine: MakeEngine | None = None) -> serve.Application:

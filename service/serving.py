@@ -15,7 +15,7 @@ from starlette.requests import Request
 from service.body import Body, read_body, read_raw
 from service.dispatch import Dispatcher, Place
 from service.entry import Entry
-from service.errors import Overloaded, RateExceeded
+from service.errors import RateExceeded, Unavailable
 from service.fetch import Fetcher
 from service.inference.answers import (
     ClassifyAnswer,
@@ -230,16 +230,16 @@ class Serving:
 
     @contextlib.contextmanager
     def visit(self, request: Request) -> Iterator[Visit]:
-        """A place for the request; Overloaded where there is none or nothing is served now."""
+        """A place for the request; Overloaded where there is none, Unavailable where nothing is served now."""
         self.check_open()
         with self._dispatcher.place() as place:
             yield Visit(request, place, self.settings.max_upload_bytes, self.fetcher)
 
     def check_ready(self) -> None:
-        """Raises Overloaded unless a request sent now would be taken."""
+        """Raises Unavailable unless a request sent now would be taken."""
         self.check_open()
         if not self.engine.ready:
-            raise Overloaded("the queue is full", 1.0, draining=True)
+            raise Unavailable("the queue is full", 1.0)
 
     def count(self, request: Request, key: Key | None) -> None:
         """Counts a request towards its key's rate, or its address's where there are no keys.
@@ -269,13 +269,13 @@ class Serving:
         return self._dispatcher.bytes_held
 
     def check_open(self) -> None:
-        """Raises Overloaded while loading, after a failure to load, and once told to stop."""
+        """Raises Unavailable while loading, after a failure to load, and once told to stop."""
         if self.draining:
-            raise Overloaded("the server is shutting down", LOADING_RETRY_S, draining=True)
+            raise Unavailable("the server is shutting down", LOADING_RETRY_S)
         if self.failure is not None:
-            raise Overloaded("the networks could not be loaded", LOADING_RETRY_S, draining=True)
+            raise Unavailable("the networks could not be loaded", LOADING_RETRY_S)
         if not self._started:
-            raise Overloaded("the networks are being loaded", LOADING_RETRY_S, draining=True)
+            raise Unavailable("the networks are being loaded", LOADING_RETRY_S)
 
 
 def _keys_of(settings: Settings) -> list[Key]:

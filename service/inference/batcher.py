@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import HrposeError
-from service.errors import Overloaded
+from service.errors import Overloaded, Unavailable
 from service.inference.job import Job
 from service.inference.runtime import Maps, Runtime, is_out_of_memory
 
@@ -202,7 +202,7 @@ class Batcher:
     def _put(self, items: list[_Item]) -> None:
         with self._changed:
             if self._closed:
-                raise Overloaded(f"{self.name} is shutting down", 1.0, draining=True)
+                raise Unavailable(f"{self.name} is shutting down", 1.0)
             if len(self._queue) + len(items) > self._max_queue:
                 self._queue = deque(item for item in self._queue if _alive(item))
             if self._queue and len(self._queue) + len(items) > self._max_queue:
@@ -228,7 +228,7 @@ class Batcher:
                 time.sleep(_PAUSE_S)
         with self._changed:
             for item in self._queue:
-                item.answer(Overloaded(f"{self.name} is shutting down", 1.0, draining=True))
+                item.answer(Unavailable(f"{self.name} is shutting down", 1.0))
             self._queue.clear()
 
     def _serve(self) -> None:
@@ -318,8 +318,8 @@ class Batcher:
             error = self._unavailable("has no memory for a single crop")
         item.answer(error)
 
-    def _unavailable(self, reason: str) -> Overloaded:
-        return Overloaded(f"{self.name} {reason}; try again", _RETRY_S, draining=True)
+    def _unavailable(self, reason: str) -> Unavailable:
+        return Unavailable(f"{self.name} {reason}; try again", _RETRY_S)
 
 
 def _alive(item: _Item) -> bool:

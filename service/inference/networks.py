@@ -21,7 +21,7 @@ import numpy as np
 from heads.errors import CheckpointError
 from heads.image import warp
 from models.errors import HrposeError
-from service.errors import BeingLoaded, Conflict, Overloaded
+from service.errors import BeingLoaded, Conflict, Unavailable
 from service.inference.batcher import BatchCounters
 from service.inference.job import Job
 from service.inference.loading import compiled_folder
@@ -214,7 +214,7 @@ class Networks:
     def _enter(self, name: str, whole: bool) -> Live | None:
         with self._changed:
             if self._closed:
-                raise Overloaded("the networks are shutting down", 1.0, draining=True)
+                raise Unavailable("the networks are shutting down", 1.0)
             live = self._live.get(name)
             if live is None or (whole and not live.whole):
                 return None
@@ -233,7 +233,7 @@ class Networks:
                 self._live[name] = new
                 return left
         new.network.batcher.close()
-        raise Overloaded("the networks are shutting down", 1.0, draining=True)
+        raise Unavailable("the networks are shutting down", 1.0)
 
     def _drop(self, name: str) -> Live:
         """Takes its name from a network, which counts as leaving until it is retired."""
