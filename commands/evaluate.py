@@ -55,13 +55,19 @@ def evaluate(
         used = boxes_used(boxes, estimator.spec, detector)
         rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
         if results is not None:
-            write_results(results / f"{estimator.spec.name}.{Path(boxes).stem}.json", found)
+            write_results(results / results_name(estimator.spec.name, boxes), found)
     out.print(_scores_table(rows, flip_test))
     scores = [row.model_dump() for row in rows]
     write_json(
         json_file,
         {"flip_test": flip_test, "runtime": runtime, "precision": precision, "scores": scores},
     )
+
+
+def results_name(network: str, boxes: str) -> str:
+    """A file's name for a network, whose own may come from a foreign file and look like a path."""
+    plain = network.replace("/", "_").replace("\\", "_")
+    return f"{plain}.{Path(boxes).stem}.json"
 
 
 def answers(

@@ -114,7 +114,7 @@ class CenterCodec:
         """What the maps of an image [h, w] cells with these P people should say.
 
         points: [P, K, 2] as (x, y) input pixels.  weights: [P, K], 0 where not labelled.
-        boxes_xyxy: [P, 4] input pixels; who has the middle of the box outside is left out.
+        boxes_xyxy: [P, 4] input pixels; who has the middle of the box outside has keypoints alone.
         Returns `center` and `kpt_heatmap` as shares of 1 instead of logits, the other maps, and for
         each of these X the map `X_weight`, 0 where X is not to be learned: of kpt_heatmap where the
         box of somebody lies whose keypoint is not labelled, of the others all but a few cells.
@@ -143,7 +143,7 @@ class CenterCodec:
     def _forget(self, known: FloatArray, weights: FloatArray, box: FloatArray) -> None:
         """Nobody knows whether an unlabelled keypoint is anywhere in its person's box."""
         low = np.floor(box[:2]).astype(int).clip(0)
-        high = np.ceil(box[2:]).astype(int).clip(0) + 1
+        high = (np.ceil(box[2:]).astype(int) + 1).clip(0)
         known[weights <= 0, low[1] : high[1], low[0] : high[0]] = 0
 
     def _write_person(
@@ -151,6 +151,16 @@ class CenterCodec:
     ) -> None:
         h, w = maps["center"].shape[1:]
         middle, size = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1e-3)
+        spread = max(1.0, _KEYPOINT_SIGMA * float(np.sqrt(size.prod())))
+        labelled = np.flatnonzero(weights > 0)
+        for k in labelled:
+            pair = slice(2 * k, 2 * k + 2)
+            x, y = np.round(cells[k]).astype(int)
+            if 0 <= x < w and 0 <= y < h:
+                near = _write_peak(maps["kpt_heatmap"][k], (x, y), spread)
+                maps["kpt_heatmap_weight"][k][near] = 1
+                maps["kpt_offset"][pair, y, x] = cells[k, ::-1] - (y, x)
+                maps["kpt_offset_weight"][pair, y, x] = weights[k]
         cx, cy = np.round(middle).astype(int)
         if not (0 <= cx < w and 0 <= cy < h):
             return
@@ -158,17 +168,10 @@ class CenterCodec:
         maps["box_scale"][:, cy, cx] = size[::-1]
         maps["box_offset"][:, cy, cx] = middle[::-1] - (cy, cx)
         maps["box_weight"][:, cy, cx] = 1
-        spread = max(1.0, _KEYPOINT_SIGMA * float(np.sqrt(size.prod())))
-        for k in np.flatnonzero(weights > 0):
+        for k in labelled:
             pair = slice(2 * k, 2 * k + 2)
             maps["kpt_regress"][pair, cy, cx] = cells[k, ::-1] - (cy, cx)
             maps["kpt_regress_weight"][pair, cy, cx] = weights[k]
-            x, y = np.round(cells[k]).astype(int)
-            if 0 <= x < w and 0 <= y < h:
-                near = _write_peak(maps["kpt_heatmap"][k], (x, y), spread)
-                maps["kpt_heatmap_weight"][k][near] = 1
-                maps["kpt_offset"][pair, y, x] = cells[k, ::-1] - (y, x)
-                maps["kpt_offset_weight"][pair, y, x] = weights[k]
 
     def decode_single(self, maps: Maps) -> tuple[FloatArray, FloatArray]:
         """The person nearest the middle of each crop: points [N, K, 2] (x, y) px, scores [N, K]."""

@@ -1,9 +1,11 @@
 """One safetensors file holds a whole network: tensors, spec and provenance. Reading runs no code.
 
 The spec is JSON in the file's metadata under `hrpose`, with the number of its format, so that a
-later version can read an earlier file.
+later version can read an earlier file. `hrpose_sha256`, which earlier files lack, is the hash of
+their tensors: the format itself has none, and one flipped bit is another network.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from heads.errors import CheckpointError
 from heads.files import write_whole
-from heads.packing import unpack_all
+from heads.packing import as_half, unpack_all
 from heads.spec import NetworkSpec
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from heads.network import Network
 
 FORMAT = 1
-_KEY = "hrpose"
+_KEY, _HASH = "hrpose", "hrpose_sha256"
 
 
 def read_spec(path: Path) -> NetworkSpec:
@@ -56,7 +58,7 @@ def load_checkpoint(path: Path) -> tuple[NetworkSpec, dict[str, "torch.Tensor"]]
 def load_arrays(path: Path) -> tuple[NetworkSpec, dict[str, npt.NDArray[Any]]]:
     """Spec and unpacked tensors of a checkpoint, as they are stored and without torch.
 
-    Raises CheckpointError where it is damaged or foreign.
+    Raises CheckpointError where it is damaged or foreign, or a tensor of it is not finite.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -64,7 +66,25 @@ def load_arrays(path: Path) -> tuple[NetworkSpec, dict[str, npt.NDArray[Any]]]:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    return _parse_spec(path, metadata), unpack_all(stored)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path.name} has tensors that numpy lacks: {error}") from error
+    for name, array in stored.items():  # ml_dtypes, where it is imported, adds kinds to numpy's
+        if array.dtype.isbuiltin != 1:
+            raise CheckpointError(
+                f"{path.name} has tensors that numpy lacks: {name}, {array.dtype}"
+            )
+    spec = _parse_spec(path, metadata)
+    if _HASH in metadata and metadata[_HASH] != _hash(stored):
+        raise CheckpointError(
+            f"{path.name} is damaged: its tensors are not those that were written"
+        )
+    try:
+        arrays = unpack_all(stored)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
+    if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise CheckpointError(f"{path.name}: {broken[0]} has values that are not finite")
+    return spec, arrays
 
 
 def load_network(path: Path) -> "Network":
@@ -83,29 +103,35 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint whole or not at all: a crash or a full disk leaves the old file.
 
-    half: stores floating tensors as float16, half the size.
+    half: stores floating tensors as float16, half the size, but for those with larger values.
     """
-    save_arrays(path, spec, {name: _array(tensor, half) for name, tensor in tensors.items()})
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    if half:
+        arrays = {name: as_half(array) for name, array in arrays.items()}
+    save_arrays(path, spec, arrays)
 
 
 def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes a checkpoint of arrays as they are, packed ones included; whole or not at all."""
     from safetensors.numpy import save
 
-    metadata = {_KEY: json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})}
     # The format has rows before columns; other orders in memory would be written as they lie.
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})
+    metadata = {_KEY: content, _HASH: _hash(ordered)}
     try:
         write_whole(path, save(ordered, metadata=metadata))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be written: {error}") from error
 
 
-def _array(tensor: "torch.Tensor", half: bool) -> npt.NDArray[np.generic]:
-    tensor = tensor.detach().cpu().contiguous()
-    if half and tensor.is_floating_point():
-        tensor = tensor.half()
-    return np.asarray(tensor.numpy())
+def _hash(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Of names, kinds, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _parse_spec(path: Path, metadata: Mapping[str, str]) -> NetworkSpec:

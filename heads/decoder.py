@@ -85,7 +85,7 @@ class HeatmapDecoder(nn.Module):
         """The 5 x 5 cells round (xs, ys) of the blurred maps, [M, 5, 5]."""
         h, w = self.codec.heatmap_size
         radius = self.codec.blur_kernel // 2
-        reach = torch.arange(-radius - 2, radius + 3)
+        reach = torch.arange(-radius - 2, radius + 3, device=ys.device)
         rows, columns = ys[:, None] + reach, xs[:, None] + reach  # [M, side]
         side = len(reach)
         lies = rows.clamp(0, h - 1)[:, :, None] * w + columns.clamp(0, w - 1)[:, None, :]

@@ -12,6 +12,7 @@ for packing is in `training.compress`; Deep Compression, arXiv:1510.00149, is th
     lowrank   left [O, r], right [r, n], shape        left @ right
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -25,6 +26,18 @@ Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
 
 _BETWEEN = "|"
+
+_MAX_ENTRIES = 2**29
+"""Of all unpacked tensors together: 2 GiB, several times the largest backbone's."""
+
+
+def as_half(array: Array) -> Array:
+    """As float16 where every value fits, else as it is; integers stay too."""
+    fits = np.issubdtype(array.dtype, np.floating) and np.all(np.abs(array) <= _LARGEST_HALF)
+    return array.astype(np.float16) if fits else array
+
+
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def pack_int8(codes: npt.NDArray[np.int8], scale: FloatArray) -> dict[str, Array]:
@@ -42,7 +55,7 @@ def pack_sparse(tensor: FloatArray) -> dict[str, Array]:
     mask = tensor != 0
     return {
         "sparse|mask": np.packbits(mask.ravel()),
-        "sparse|values": tensor[mask].astype(np.float16),
+        "sparse|values": as_half(tensor[mask]),
         "sparse|shape": np.array(tensor.shape, np.int64),
     }
 
@@ -50,8 +63,8 @@ def pack_sparse(tensor: FloatArray) -> dict[str, Array]:
 def pack_low_rank(left: FloatArray, right: FloatArray, shape: tuple[int, ...]) -> dict[str, Array]:
     """Parts of a tensor that is a product of a tall and a wide matrix, stored as float16."""
     return {
-        "lowrank|left": left.astype(np.float16),
-        "lowrank|right": right.astype(np.float16),
+        "lowrank|left": as_half(left),
+        "lowrank|right": as_half(right),
         "lowrank|shape": np.array(shape, np.int64),
     }
 
@@ -69,35 +82,56 @@ def unpack_all(stored: Mapping[str, Array]) -> dict[str, Array]:
             packed.setdefault(tensor, {})[part] = array
         else:
             tensors[name] = array
+    left = _MAX_ENTRIES
     for name, parts in packed.items():
         if name in tensors:
             raise CheckpointError(f"{name} is stored twice, packed and plain")
         try:
-            tensors[name] = _unpack(parts)
+            tensors[name] = _unpack(parts, left)
         except (KeyError, ValueError, IndexError) as error:
             raise CheckpointError(f"{name} is packed in a way that cannot be read") from error
+        left -= tensors[name].size
     return tensors
 
 
-def _unpack(parts: Mapping[str, Array]) -> FloatArray:
+def _unpack(parts: Mapping[str, Array], most: int) -> FloatArray:
+    """One tensor of at most so many entries, which are counted before there is memory for them."""
     kind = next(iter(parts)).partition(_BETWEEN)[0]
     part = {name.removeprefix(f"{kind}{_BETWEEN}"): array for name, array in parts.items()}
     match kind:
         case "int8":
-            scale = part["scale"].astype(np.float32)
-            by_channel = scale.reshape(-1, *[1] * (part["codes"].ndim - 1))
-            return np.asarray(part["codes"].astype(np.float32) * by_channel, np.float32)
+            codes, scale = part["codes"], part["scale"].astype(np.float32)
+            _expect(scale.shape == codes.shape[:1] and codes.size <= most)
+            by_channel = scale.reshape(-1, *[1] * (codes.ndim - 1))
+            return np.asarray(codes.astype(np.float32) * by_channel, np.float32)
         case "cluster":
-            return np.asarray(part["values"].astype(np.float32)[part["codes"].astype(np.intp)])
+            codes, values = part["codes"], part["values"].astype(np.float32)
+            _expect(values.ndim == 1 and codes.size <= most)
+            return np.asarray(values[codes.astype(np.intp)])
         case "sparse":
-            shape = [int(n) for n in part["shape"].astype(np.int64)]
-            tensor = np.zeros(int(np.prod(shape)), np.float32)
-            mask = np.unpackbits(part["mask"].astype(np.uint8), count=tensor.size).astype(bool)
+            shape, bits = _shape(part["shape"], most), part["mask"].astype(np.uint8)
+            _expect(bits.shape == (-(-math.prod(shape) // 8),))
+            tensor = np.zeros(math.prod(shape), np.float32)
+            mask = np.unpackbits(bits, count=tensor.size).astype(bool)
             tensor[mask] = part["values"].astype(np.float32)
             return tensor.reshape(shape)
         case "lowrank":
-            shape = [int(n) for n in part["shape"].astype(np.int64)]
-            product = part["left"].astype(np.float32) @ part["right"].astype(np.float32)
-            return np.asarray(product.reshape(shape), np.float32)
+            shape = _shape(part["shape"], most)
+            left, right = part["left"].astype(np.float32), part["right"].astype(np.float32)
+            _expect(left.ndim == right.ndim == 2)
+            _expect(len(left) * right.shape[1] == math.prod(shape))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                return np.asarray((left @ right).reshape(shape), np.float32)
         case _:
             raise KeyError(kind)
+
+
+def _shape(stored: Array, most: int) -> list[int]:
+    shape = [int(side) for side in stored.astype(np.int64)]
+    _expect(all(side >= 0 for side in shape) and math.prod(shape) <= most)
+    return shape
+
+
+def _expect(fits: bool) -> None:
+    if not fits:
+        raise ValueError("sizes that do not belong together")

@@ -230,7 +230,7 @@ class Serving:
 
     @contextlib.contextmanager
     def visit(self, request: Request) -> Iterator[Visit]:
-        """A place for the request; Overloaded where there is none, Unavailable where none is given."""
+        """A place for the request; Overloaded where there is none, Unavailable if not serving."""
         self.check_open()
         with self._dispatcher.place() as place:
             yield Visit(request, place, self.settings.max_upload_bytes, self.fetcher)

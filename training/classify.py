@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.transforms import v2 as torchvision_v2
 
 from heads.draw import grid, label
-from heads.image import SUFFIXES, Image, read_image, warp
-from heads.network import Maps, Network, input_tensor
+from heads.image import SUFFIXES, Image, photographs, read_image, warp
+from heads.network import Maps, Network
+from training.answers import answers
 from training.errors import DataError
 from training.recipe import ImageViews, Recipe
 from training.task import Measured
@@ -67,7 +68,7 @@ class ClassifyTask:
             batch = self._validation[start : start + BATCH]
             logits = self._logits(network, [path for path, _ in batch])
             right = logits[torch.arange(len(batch)), [index for _, index in batch]]
-            ranks.append((logits > right[:, None]).sum(dim=1))
+            ranks.append((logits >= right[:, None]).sum(dim=1) - 1)  # ties against the network
         rank = torch.cat(ranks)
         return {
             "top1": float((rank < 1).float().mean()),
@@ -91,13 +92,9 @@ class ClassifyTask:
         )
 
     def _logits(self, network: Network, paths: Sequence[Path]) -> Tensor:
-        network.eval()
-        device = next(network.parameters()).device
-        views = torch.from_numpy(np.stack([self._middle(path) for path in paths])).to(device)
-        with torch.inference_mode():
-            logits = network(input_tensor(self.spec, views))
+        logits = answers(network, self.spec, np.stack([self._middle(path) for path in paths]))
         assert isinstance(logits, Tensor)
-        return logits.float().cpu()
+        return logits
 
     def _middle(self, path: Path) -> Image:
         image = read_image(path)
@@ -111,7 +108,7 @@ def read_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
     photos = []
     for index, name in enumerate(classes):
-        found = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        found = photographs(root / name)
         if not found:
             raise DataError(f"{root.name}/{name} has no photographs ({', '.join(SUFFIXES)})")
         photos += [(path, index) for path in found]

@@ -16,7 +16,15 @@ from torch.nn.utils import prune
 
 from heads.checkpoint import save_arrays
 from heads.network import Network
-from heads.packing import Array, FloatArray, pack_clusters, pack_int8, pack_low_rank, pack_sparse
+from heads.packing import (
+    Array,
+    FloatArray,
+    as_half,
+    pack_clusters,
+    pack_int8,
+    pack_low_rank,
+    pack_sparse,
+)
 from models.errors import SpecError
 
 Pack = Callable[[Tensor], dict[str, Array] | None]
@@ -88,7 +96,7 @@ def save_packed(path: Path, network: Network, pack: Pack) -> None:
     for name, tensor in network.state_dict().items():
         parts = pack(tensor.detach()) if tensor.ndim >= 2 else None
         if parts is None:
-            stored[name] = (tensor.half() if tensor.is_floating_point() else tensor).numpy()
+            stored[name] = as_half(tensor.numpy())
         else:
             stored |= {f"{name}|{part}": array for part, array in parts.items()}
     save_arrays(path, network.spec, stored)

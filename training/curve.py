@@ -3,10 +3,12 @@
 python -m training.curve runs/NAME/log.jsonl curve.svg
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from training.errors import DataError
 
@@ -19,10 +21,7 @@ LOSS, SCORE = "#8a94a6", "#1f5fbf"
 
 def curve(log: Path) -> str:
     """An SVG; DataError where the log has no epoch that was measured."""
-    try:
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{log.name} is no log of a run: {error}") from error
+    lines = _lines(log)
     losses = [(line["crops"], line["loss"]) for line in lines if "loss" in line]
     measure = next((name for name in MEASURES if any(name in line for line in lines)), None)
     if measure is None:
@@ -41,6 +40,21 @@ def curve(log: Path) -> str:
     ]
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">'
     return "\n".join([opening, *parts, "</svg>", ""])
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """What was logged; a line that a crash tore is passed over."""
+    lines = []
+    try:
+        for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+    except OSError as error:
+        raise DataError(f"{log.name} is no log of a run: {error}") from error
+    lines = [line for line in lines if isinstance(line, dict) and "crops" in line]
+    if not lines:
+        raise DataError(f"{log.name} is no log of a run: it has no line of one")
+    return lines
 
 
 def _ceiling(points: Points) -> float:

@@ -217,7 +217,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     count: so many are drawn; 0: each sample once, in random order.
     batch, rank, workers: of workers processes each takes its turn of batch samples, so that a step
         of all of them sees what one process sees with workers times the batch; what does not share
-        out evenly at the end of an epoch is left out.
+        out evenly at the end of an epoch is left out, and a last batch of one sample, which some
+        batch norms cannot learn from.
     skip: so many samples from the start are left out (a resume in the middle of an epoch).
     """
 
@@ -258,9 +259,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Where each step of all processes starts, and how many samples each of them takes."""
         together = self._batch * self._workers
         for start in range(self.skip, self._count, together):
-            yield start, min(together, self._count - start) // self._workers
+            each = min(together, self._count - start) // self._workers
+            if each > 1 or self._batch == 1 or start == 0:
+                yield start, each
 
 
 def chances_of(samples: list[Sample], by_source: Mapping[str, float]) -> FloatArray:
-    """How likely each sample is drawn, relatively: by its source, 1 where none is named."""
+    """How likely each sample is drawn, relatively: by its source, 1 where none is named.
+
+    DataError for a source that no sample is of.
+    """
+    sources = {sample.source for sample in samples}
+    if unknown := sorted(set(by_source) - sources):
+        raise DataError(
+            f"data.weights name {', '.join(unknown)}; the samples are of "
+            f"{', '.join(sorted(sources - {''})) or 'no named source'}"
+        )
     return np.array([by_source.get(sample.source, 1.0) for sample in samples], np.float32)

@@ -4,7 +4,7 @@ HrposeError
 ├── RecipeError         a recipe that cannot be meant: names the key
 ├── DataError           a data set that cannot be used: names file and entry
 ├── StateError          a run's state file that cannot be written, read, or gone on with
-├── WorkersError        processes of one run that cannot meet
+├── WorkersError        processes of one run that cannot meet, or would go on apart
 └── TrainingDiverged    a loss that is no number any more
 """
 
@@ -24,7 +24,7 @@ class StateError(HrposeError):
 
 
 class WorkersError(HrposeError):
-    """Processes that are to train one network cannot meet."""
+    """Processes that are to train one network cannot meet, or would go on from different states."""
 
 
 class TrainingDiverged(HrposeError):

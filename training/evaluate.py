@@ -316,5 +316,4 @@ def _oks_of(person: Mapping[str, Any], result: Result, skeleton: Skeleton) -> fl
     found = np.array(result["keypoints"], dtype=np.float64).reshape(-1, 3)
     labelled = truth[:, 2] > 0
     squared = ((truth[:, :2] - found[:, :2]) ** 2).sum(axis=1)
-    spread = 2 * person["area"] * (2 * np.array(skeleton.sigmas)) ** 2 + np.spacing(1)
-    return float(np.exp(-squared / spread)[labelled].mean())
+    return float(metrics.oks(squared, person["area"], skeleton.sigmas)[labelled].mean())

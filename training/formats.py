@@ -24,11 +24,10 @@ import yaml
 from heads.errors import ImageError
 from heads.image import SUFFIXES, read_image
 from heads.skeleton import COCO_17
+from training.checks import BOX_AREA_SHARE
 from training.errors import DataError
 
 SPLITS = ("train", "val")
-AREA_SHARE = 0.53
-"""A body's share of its box, as in ultralytics' evaluation of poses."""
 
 
 def is_yolo(path: Path) -> bool:
@@ -129,18 +128,17 @@ def _names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _partners(path: Path, settings: dict[str, Any], count: int) -> list[int]:
     partners = settings.get("flip_idx", list(range(count)))
-    if not isinstance(partners, list) or sorted(map(str, partners)) != sorted(
-        map(str, range(count))
-    ):
+    numbers = [k for k in partners if type(k) is int] if isinstance(partners, list) else []
+    if numbers != partners or sorted(numbers) != list(range(count)):
         raise DataError(
             f"{path.name}: flip_idx has each of 0 to {count - 1} once; got {partners!r}"
         )
-    if lonely := [k for k in range(count) if partners[partners[k]] != k]:
+    if lonely := [k for k in range(count) if numbers[numbers[k]] != k]:
         raise DataError(
-            f"{path.name}: flip_idx sends {lonely[0]} to {partners[lonely[0]]}, "
+            f"{path.name}: flip_idx sends {lonely[0]} to {numbers[lonely[0]]}, "
             "which does not come back"
         )
-    return partners
+    return numbers
 
 
 def _root(path: Path, settings: dict[str, Any]) -> Path:
@@ -252,7 +250,7 @@ def _person(
         "iscrowd": 0,
         "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
         "bbox": [round(value, 3) for value in box_px],
-        "area": round(AREA_SHARE * box_px[2] * box_px[3], 3),
+        "area": round(BOX_AREA_SHARE * box_px[2] * box_px[3], 3),
         "keypoints": [round(value, 3) for value in keypoints],
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -37,8 +38,12 @@ class Log:
     def write(self, progress: Progress, **values: float | str) -> None:
         """One line of log.jsonl; numbers also for TensorBoard, over the samples seen."""
         line = asdict(progress) | {"time": round(time.time(), 1)} | values
-        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with (self._folder / "log.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a crash tore the last line
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
         if self._events is not None:
             for name, value in values.items():
                 if not isinstance(value, str):

@@ -8,9 +8,10 @@ bits as one that was never stopped.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,14 @@ from models.weights import load_strict, load_weights, read_state, rename
 from training.data import EpochSampler
 from training.errors import TrainingDiverged
 from training.log import Log, bar
+from training.precision import arithmetic as arithmetic
 from training.recipe import Optimisation, Recipe
-from training.schedule import make_optimizer, rate
+from training.schedule import base_rate, make_optimizer, rate, take_up
 from training.state import Progress, StateFile
 from training.task import Measured, Task, make_task
 from training.workers import Workers
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+T = TypeVar("T")
 
 
 def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) -> Path:
@@ -65,7 +67,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
         task.chances, how.samples_per_epoch, how.seed, how.batch, workers.rank, workers.count
     )
     network = build(task.spec).to(memory_format=torch.channels_last)
-    states = StateFile(folder, recipe, watch.keep)
+    states = StateFile(folder, recipe, watch.keep, workers.count)
     if states.newest is None:
         _start_from(network, recipe)
     network.to(workers.device)
@@ -82,46 +84,62 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
         "scaler": scaler,
     }  # fmt: skip
     states.resume(state, progress)
+    workers.must_agree((progress.epoch, progress.step, progress.crops))
+    take_up(schedule, base_rate(how, workers.count))
     shared = workers.share(network)
     forward: Callable[[Tensor], Maps] = torch.compile(shared) if how.compile else shared
     log = Log(folder, watch.tensorboard) if workers.first else None
 
-    saved = time.monotonic()
+    # A GPU has to be waited for to say what a loss was; a processor and fp16 wait in any case.
+    read_always = workers.device.type == "cpu" or scaler.is_enabled()
+    sound, saved = torch.ones((), dtype=torch.bool, device=workers.device), time.monotonic()
     while progress.epoch < how.epochs:
         network.train()
         sampler.epoch, sampler.skip = progress.epoch, progress.step * how.batch * workers.count
         started, before = time.monotonic(), progress.crops
         with bar(progress, how.epochs, batches, workers.first) as line:
-            for images, *targets in _loader(task, sampler, how):
-                loss = _backward(forward, task, images, targets, scaler, how, workers.device)
-                progress.step += 1
-                progress.crops += len(images) * workers.count
-                if progress.step % how.accumulate and progress.step < batches:
-                    continue
-                _step(network, optimizer, scaler, how, loss)
+            for group in _groups(_loader(task, sampler, how), how.accumulate):
+                loss = torch.zeros((), device=workers.device)  # the mean of the group's
+                for number, (images, *targets) in enumerate(group, start=1):
+                    progress.step += 1
+                    progress.crops += len(images) * workers.count
+                    with workers.apart(shared, more=number < len(group)):
+                        loss += _backward(
+                            forward, task, images, targets, scaler, how, workers.device, len(group)
+                        )
+                sound &= _step(network, optimizer, scaler, how, loss)
                 schedule.step()
                 average.update_parameters(network)
+                logs = math.ceil(progress.step / how.accumulate) % watch.log_every == 0
+                out_of_time = stop_at is not None and workers.agree(time.time() >= stop_at)
+                saves = out_of_time or time.monotonic() - saved > how.save_every_s
+                if not (read_always or logs or saves or progress.step == batches):
+                    continue
+                value = _read(loss, sound)
                 crops_per_s = (progress.crops - before) / (time.monotonic() - started)
                 line.update(
-                    line.task_ids[0], completed=progress.step, loss=loss, crops_per_s=crops_per_s
+                    line.task_ids[0], completed=progress.step, loss=value, crops_per_s=crops_per_s
                 )
-                if math.ceil(progress.step / how.accumulate) % watch.log_every == 0:
-                    loss, lr = workers.mean(loss), float(schedule.get_last_lr()[0])
+                if logs:
+                    value, lr = workers.mean(value), float(schedule.get_last_lr()[0])
                     if log is not None:
-                        log.write(progress, loss=loss, lr=lr, crops_per_s=crops_per_s)
-                out_of_time = stop_at is not None and workers.agree(time.time() >= stop_at)
-                if out_of_time or time.monotonic() - saved > how.save_every_s:
+                        log.write(progress, loss=value, lr=lr, crops_per_s=crops_per_s)
+                if saves:
                     if workers.first:
+                        _check(average)
                         states.save(state, progress)
                     saved = time.monotonic()
                 if out_of_time:
                     return folder / "best.safetensors"
+        if log is not None and progress.crops > before:
+            _check(average)
+            states.save(state, progress)  # a crash while it validates costs no training
         progress.epoch, progress.step = progress.epoch + 1, 0
         if log is not None:
             averaged = average.module
             assert isinstance(averaged, Network)
             _finish_epoch(averaged, task, recipe, progress, folder, log)
-            states.save(state, progress)
+            states.save(state, progress, instead=True)
     return folder / "best.safetensors"
 
 
@@ -174,6 +192,13 @@ def _loader(task: Task, sampler: EpochSampler, how: Optimisation) -> DataLoader[
     )
 
 
+def _groups(batches: Iterable[T], count: int) -> Iterator[list[T]]:
+    """So many at a time, at the end the rest."""
+    source = iter(batches)
+    while group := list(islice(source, count)):
+        yield group
+
+
 def _backward(
     forward: Callable[[Tensor], Maps],
     task: Task,
@@ -182,8 +207,12 @@ def _backward(
     scaler: GradScaler,
     how: Optimisation,
     device: torch.device,
-) -> float:
-    """Adds the gradient of one batch; returns its loss. Images uint8 [N, H, W, 3]."""
+    batches: int = 1,
+) -> Tensor:
+    """Adds the gradient of one batch; returns its loss, as its share of a step of so many batches.
+
+    Images uint8 [N, H, W, 3].
+    """
     images = images.to(device, non_blocking=True)
     on_device = [target.to(device, non_blocking=True) for target in targets]
     x, mixed = task.prepare(input_tensor(task.spec, images), on_device)
@@ -191,25 +220,9 @@ def _backward(
     kind = arithmetic(how.precision, device)
     with torch.autocast(device.type, kind, enabled=kind != torch.float32):
         answer = forward(x)
-    loss = task.loss(answer, images, mixed)
-    scaler.scale(loss / how.accumulate).backward()
-    return float(loss.item())
-
-
-def arithmetic(precision: str, device: torch.device) -> torch.dtype:
-    """What a network computes in on a device.
-
-    A processor without bfloat16 imitates it, five times slower than it computes with 32 bits, so
-    `auto` takes it only where it is real.
-    """
-    if precision != "auto":
-        return PRECISIONS[precision]
-    if device.type == "cuda":
-        real = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        real = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if real else torch.float32
+    loss = task.loss(answer, images, mixed) / batches
+    scaler.scale(loss).backward()
+    return loss.detach()
 
 
 def _step(
@@ -217,20 +230,39 @@ def _step(
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler,
     how: Optimisation,
-    loss: float,
-) -> None:
-    """One step along the gradient, which is then forgotten."""
+    loss: Tensor,
+) -> Tensor:
+    """One step along the gradient, which is then forgotten; whether the network is sound still.
+
+    In fp16 a gradient may overflow: the scaler leaves that step out and scales less.
+    """
     scaler.unscale_(optimizer)
     slope = nn.utils.clip_grad_norm_(network.parameters(), how.clip_norm or math.inf)
-    # Looked at before the step, so that no state file ever holds a broken network. In fp16 a
-    # gradient may overflow: the scaler leaves that step out and scales less.
-    if not math.isfinite(loss) or not (scaler.is_enabled() or torch.isfinite(slope)):
-        raise TrainingDiverged(
-            f"the loss is {loss}, its gradient {slope.item()}; try a lower learning_rate"
-        )
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+    return loss.isfinite() if scaler.is_enabled() else loss.isfinite() & slope.isfinite()
+
+
+def _read(loss: Tensor, sound: Tensor) -> float:
+    """The loss; TrainingDiverged where a step since the start was not sound.
+
+    Asked before anything is saved, so that no state file ever holds a broken network.
+    """
+    value = float(loss.item())
+    if not sound.item():
+        raise TrainingDiverged(
+            f"a loss or its gradient was not finite (the loss is {value} now); try a lower "
+            "learning_rate: the run goes on with it from its newest state"
+        )
+    return value
+
+
+def _check(average: nn.Module) -> None:
+    """TrainingDiverged where a weight or a norm's mean is not finite: no state file holds that."""
+    for name, tensor in average.state_dict().items():
+        if not tensor.isfinite().all():
+            raise TrainingDiverged(f"{name} is not finite any more; try a lower learning_rate")
 
 
 def _save_best(

@@ -3,6 +3,7 @@
 PCK@a    share within a times a reference length: the torso's diagonal
 PCKh@a   the same by the head's size (MPII, arXiv:1406.2984's successors: a = 0.5)
 AUC      mean of PCK by the box's longer side over a = 0 ... 0.2 (hands, faces)
+OKS      how alike, by the area and by how exactly people label each keypoint (COCO)
 EPE      mean distance in pixels, of people somebody answered for
 """
 
@@ -93,6 +94,12 @@ def pck(people: Sequence[Distances], skeleton: Skeleton) -> Pck:
         name: float(g / t) for name, g, t in zip(skeleton.keypoints, good, total, strict=True) if t
     }
     return Pck(float(good.sum() / max(total.sum(), 1)), shares, "torso" if torso else "box")
+
+
+def oks(squared: FloatArray, area: float, sigmas: Sequence[float]) -> FloatArray:
+    """How alike places [K] of a person are, 0 to 1, by squared distances in pixels (COCO's OKS)."""
+    spread = 2 * (area + np.spacing(1)) * (2 * np.array(sigmas)) ** 2
+    return np.asarray(np.exp(-squared / spread))
 
 
 def pckh(people: Sequence[Distances]) -> float | None:

@@ -14,10 +14,11 @@ from torch import Tensor
 from heads.draw import draw_people, grid
 from heads.geometry import Crop, clip_box, flip_points
 from heads.image import Image, read_image, warp
-from heads.network import Maps, Network, input_tensor
+from heads.network import Maps, Network
 from heads.person import Person
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
+from training.answers import answers
 from training.augment import recoloured
 from training.data import read_together, skeleton_of
 from training.errors import DataError
@@ -114,14 +115,10 @@ class PeopleTask:
 
 def found(network: Network, spec: NetworkSpec, image: Image) -> list[Person]:
     """Everybody whom the network finds in an RGB uint8 [H, W, 3] image, whatever their score."""
-    network.eval()
-    device = next(network.parameters()).device
     view = spec.whole((image.shape[0], image.shape[1]))
-    batch = torch.from_numpy(warp(image, view)[None]).to(device)
-    with torch.inference_mode():
-        answer = network(input_tensor(spec, batch))
+    answer = answers(network, spec, warp(image, view)[None])
     assert isinstance(answer, dict)
-    maps = {name: tensor.float().cpu().numpy() for name, tensor in answer.items()}
+    maps = {name: tensor.numpy() for name, tensor in answer.items()}
     (people,) = spec.center_codec().decode_people(maps)
     return people.people(view, (image.shape[0], image.shape[1]))
 
@@ -225,9 +222,10 @@ class PeopleDataset:
         cells = self._spec.heatmap_size
         maps = self._codec.encode(points, weights * inside, boxes, cells)
         known = np.ones((1, *cells), np.float32)
-        for box in self._codec.to_cells(crowds):
-            x0, y0, x1, y1 = np.maximum(box, 0).astype(int)
-            known[:, y0 : y1 + 1, x0 : x1 + 1] = 0
+        for box in np.floor(self._codec.to_cells(crowds)).astype(int):
+            x0, y0 = box[:2].clip(0)
+            x1, y1 = (box[2:] + 1).clip(0)  # 0 for a crowd left of the view or above it
+            known[:, y0:y1, x0:x1] = 0
         maps["center_weight"] = known
         # Nobody labelled the keypoints of a crowd.
         maps["kpt_heatmap_weight"] = maps["kpt_heatmap_weight"] * known

@@ -12,11 +12,12 @@ from torch import Tensor
 from heads.draw import draw_people, grid
 from heads.geometry import flip_heatmaps
 from heads.image import Image, read_image, warp
-from heads.network import Maps, Network, input_tensor
+from heads.network import Maps, Network
 from heads.person import Person, person_score
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
 from training.annotations import Annotations, Box, load_annotations
+from training.answers import answers
 from training.augment import Augmentation
 from training.data import (
     PoseDataset,
@@ -29,6 +30,7 @@ from training.data import (
 from training.errors import DataError
 from training.evaluate import Scores, predict_all, score
 from training.losses import heatmap_loss, heatmap_mse
+from training.precision import arithmetic
 from training.recipe import Recipe
 from training.task import Measured
 from training.teacher import Teacher
@@ -60,7 +62,8 @@ class PoseTask:
     def to(self, device: torch.device) -> None:
         """Loads the teacher there, where the recipe names one."""
         if self._teaching is not None:
-            self._teacher = Teacher(self._teaching.network, self.spec, device)
+            kind = arithmetic(self._how.precision, device)
+            self._teacher = Teacher(self._teaching.network, self.spec, device, kind)
 
     def prepare(self, x: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """Nothing is mixed: two people in one crop are two answers."""
@@ -129,13 +132,9 @@ def validate(network: Network, spec: NetworkSpec, truth: Annotations, images: Pa
 
 def _found(network: Network, spec: NetworkSpec, views: Image) -> tuple[Any, Any]:
     """Keypoints [N, K, 2] in crops [N, H, W, 3], and scores [N, K], with the flip test."""
-    network.eval()
-    device = next(network.parameters()).device
-    both = np.concatenate([views, views[:, :, ::-1]])
-    with torch.inference_mode():
-        maps = network(input_tensor(spec, torch.from_numpy(both).to(device)))
+    maps = answers(network, spec, np.concatenate([views, views[:, :, ::-1]]))
     assert isinstance(maps, Tensor)
-    heatmaps = maps.float().cpu().numpy()
+    heatmaps = maps.numpy()
     back = flip_heatmaps(heatmaps[len(views) :], spec.skeleton.flip_order, spec.alignment)
     mean = np.asarray((heatmaps[: len(views)] + back) / 2, np.float32)
     return spec.heatmap_codec().decode(mean)

@@ -40,6 +40,23 @@ LEARNED: dict[Task, tuple[str, ...]] = {
 }
 """The kinds of head that are trained, by what they learn."""
 
+READ_BY: dict[str, tuple[Task, ...]] = {
+    "teacher": ("pose",),
+    "image_views": ("classify",),
+    "data.weights": ("pose",),
+    "data.skip_bad": ("pose", "people"),
+    "data.classes": ("segment",),
+    **dict.fromkeys(("views.flip", "views.colour"), ("pose", "people", "segment")),
+    **dict.fromkeys(("views.scale", "views.rotation_deg", "views.shift"), ("pose", "people")),
+    **dict.fromkeys(("views.half_body", "views.blur", "views.dropout"), ("pose",)),
+    **dict.fromkeys(
+        ("optimisation.loss", "optimisation.foreground", "optimisation.hardest"), ("pose",)
+    ),
+    "optimisation.label_smoothing": ("classify",),
+    "optimisation.region_loss": ("segment",),
+}
+"""Keys that mean something for some tasks only: for others they are refused, not passed over."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -261,7 +278,19 @@ class Recipe(_Part):
             raise ValueError(f"data.more are keypoint files; {self.task} has none")
         if self.data.weights and not self.optimisation.samples_per_epoch:
             raise ValueError("data.weights need optimisation.samples_per_epoch: how many are drawn")
+        for key in self._given():
+            tasks = READ_BY.get(key, (self.task,))
+            if self.task not in tasks:
+                raise ValueError(f"{key} is read by {', '.join(tasks)}; this learns {self.task}")
         return self
+
+    def _given(self) -> list[str]:
+        """Tables, and keys as `table.key`, that are not what they are if left out."""
+        tables = self.model_dump(exclude_defaults=True)
+        keys = [
+            f"{t}.{key}" for t, table in tables.items() if isinstance(table, dict) for key in table
+        ]
+        return [*tables, *keys]
 
     def spec(self, *, skeleton: Skeleton = COCO_17, classes: tuple[str, ...] = ()) -> NetworkSpec:
         """The description of the network that the run makes; what it answers in is the data's."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from heads.skeleton import Skeleton
 from training.findings import Findings, Labelled
+from training.metrics import oks
 
 SAME_OKS = 0.95
 REPEATED_OKS, REPEATED_IOU, REPEATED_LEAST = 0.5, 0.7, 20
@@ -63,8 +64,7 @@ def _oks(a: Labelled, b: Labelled, skeleton: Skeleton) -> float:
     if 2 * both.sum() < max(a.labelled.sum(), b.labelled.sum()) or not both.any():
         return 0.0
     squared = ((a.keypoints[:, :2] - b.keypoints[:, :2]) ** 2).sum(axis=1)
-    spread = 2 * (2 * np.array(skeleton.sigmas)) ** 2 * max(a.area + b.area, 1e-9) / 2
-    return float(np.exp(-squared / spread)[both].mean())
+    return float(oks(squared, (a.area + b.area) / 2, skeleton.sigmas)[both].mean())
 
 
 def _iou(a: Labelled, b: Labelled) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from training.muon import Muon
 from training.recipe import Optimisation
@@ -37,6 +38,16 @@ def base_rate(how: Optimisation, workers: int = 1) -> float:
     if not how.rate_is_for:
         return how.learning_rate
     return how.learning_rate * how.batch * how.accumulate * workers / how.rate_is_for
+
+
+def take_up(schedule: LambdaLR, base: float) -> None:
+    """Goes on at the recipe's rate, where a resumed state brought the one that it was saved with.
+
+    base: see `base_rate`.
+    """
+    schedule.base_lrs = [base for _ in schedule.base_lrs]
+    for group, share in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = base, base * share(schedule.last_epoch)
 
 
 def rate(step: int, steps_per_epoch: int, how: Optimisation) -> float:

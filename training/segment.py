@@ -13,8 +13,9 @@ from torch import Tensor
 from heads.classes import class_map, palette
 from heads.draw import draw_classes, grid
 from heads.geometry import Crop
-from heads.image import SUFFIXES, Image, read_image, read_mask, warp
-from heads.network import Maps, Network, input_tensor
+from heads.image import Image, photographs, read_image, read_mask, warp
+from heads.network import Maps, Network
+from training.answers import answers
 from training.augment import recoloured
 from training.errors import DataError
 from training.losses import IGNORED, region_loss
@@ -37,6 +38,8 @@ class SegmentTask:
         where = recipe.data
         pairs = read_pairs(data / where.train, data / where.train_images)
         self._validation = read_pairs(data / where.val, data / where.val_images)
+        for pair in self._validation:  # what would else end the run after its first epoch
+            _read(*pair, len(where.classes))
         self.spec = recipe.spec(classes=where.classes)
         self.samples = MaskDataset(pairs, len(where.classes), self.spec.input_size, recipe.views)
         self.chances = np.ones(len(pairs), np.float32)
@@ -67,8 +70,8 @@ class SegmentTask:
         count = len(self.spec.classes)
         table = np.zeros((count, count), np.int64)  # [true, found]
         for photo, mask in self._validation:
-            true = _mask(mask, count)
-            found = self._found(network, read_image(photo))
+            image, true = _read(photo, mask, count)
+            found = self._found(network, image)
             known = true != IGNORED
             pairs = true[known].astype(np.int64) * count + found[known]
             table += np.bincount(pairs, minlength=count * count).reshape(count, count)
@@ -99,22 +102,18 @@ class SegmentTask:
 
     def _found(self, network: Network, image: Image) -> Mask:
         """As the server answers: the whole image at once."""
-        network.eval()
-        device = next(network.parameters()).device
         size = (image.shape[0], image.shape[1])
         view = self.spec.whole(size)
-        batch = torch.from_numpy(warp(image, view)[None]).to(device)
-        with torch.inference_mode():
-            logits = network(input_tensor(self.spec, batch))
+        logits = answers(network, self.spec, warp(image, view)[None])
         assert isinstance(logits, Tensor)
-        return class_map(logits[0].float().cpu().numpy(), view, size)
+        return class_map(logits[0].numpy(), view, size)
 
 
 def read_pairs(masks: Path, photos: Path) -> list[tuple[Path, Path]]:
     """(photograph, mask) for every mask NAME.png; DataError where one has no photograph."""
     if not masks.is_dir() or not photos.is_dir():
         raise DataError(f"there is no folder {masks.name} of masks, or no folder {photos.name}")
-    by_name = {p.stem: p for p in sorted(photos.iterdir()) if p.suffix.lower() in SUFFIXES}
+    by_name = {path.stem: path for path in photographs(photos)}
     found = sorted(masks.glob("*.png"))
     if missing := [mask.name for mask in found if mask.stem not in by_name]:
         raise DataError(f"{len(missing)} masks have no photograph: {', '.join(missing[:5])}")
@@ -130,6 +129,17 @@ def _mask(path: Path, classes: int) -> Mask:
     if strange.size:
         raise DataError(f"{path.name} has class {strange.max()}; there are {classes}")
     return mask
+
+
+def _read(photo: Path, mask_file: Path, classes: int) -> tuple[Image, Mask]:
+    """A photograph and its mask; DataError names the mask where it does not fit."""
+    image, mask = read_image(photo), _mask(mask_file, classes)
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{mask_file.name} has {mask.shape[0]} x {mask.shape[1]} pixels, its photograph "
+            f"{image.shape[0]} x {image.shape[1]}"
+        )
+    return image, mask
 
 
 class MaskDataset:
@@ -153,13 +163,7 @@ class MaskDataset:
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image uint8 [H, W, 3] and class indices int64 [H, W]."""
         index, seed = key
-        photo, mask_file = self._pairs[index]
-        image, mask = read_image(photo), _mask(mask_file, self._classes)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{mask_file.name} has {mask.shape[0]} x {mask.shape[1]} pixels, its photograph "
-                f"{image.shape[0]} x {image.shape[1]}"
-            )
+        image, mask = _read(*self._pairs[index], self._classes)
         rng = np.random.default_rng(seed)
         crop = self._view((image.shape[0], image.shape[1]), rng)
         view = recoloured(warp(image, crop), self._views.colour, rng)

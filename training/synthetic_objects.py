@@ -18,6 +18,7 @@ import numpy.typing as npt
 import typer
 
 from heads.image import Image, encode_image
+from training.checks import BOX_AREA_SHARE
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -138,7 +139,7 @@ def _annotation(
         "iscrowd": 0,
         "num_keypoints": int(inside.sum()),
         "bbox": [round(value, 2) for value in box],
-        "area": round(0.53 * box[2] * box[3], 2),
+        "area": round(BOX_AREA_SHARE * box[2] * box[3], 2),
         "keypoints": [round(float(value), 2) for value in points.ravel()],
     }
 

@@ -8,13 +8,19 @@ whose means are of B samples each). The first process alone validates, logs and 
 """
 
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import WorkersError
+
+PATIENCE = timedelta(hours=12)
+"""So long the others wait for the first process, which validates alone."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,24 @@ class Workers:
     def join(cls, device: str) -> "Workers":
         """Meets the other processes that torchrun started; alone where it started none.
 
-        device: `cpu` or `cuda`; of several GPUs each process takes the one of its local rank.
-        Raises WorkersError where they cannot meet.
+        device: `cpu`, `cuda`, or alone `cuda:1`; of several processes each takes the GPU of its
+        local rank. Raises WorkersError where they cannot meet.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
-        if count == 1:
-            return cls(0, 1, torch.device(device))
-        if device == "cuda":
+        count, chosen = int(os.environ.get("WORLD_SIZE", "1")), torch.device(device)
+        if count > 1 and chosen.index is not None:
+            raise WorkersError(
+                f"{count} processes cannot share {device}; with optimisation.device = "
+                f'"{chosen.type}" each takes the GPU of its own'
+            )
+        if count > 1 and chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if chosen.index is not None:
             torch.cuda.set_device(chosen)
-        else:
-            chosen = torch.device(device)
+        if count == 1:
+            return cls(0, 1, chosen)
         try:
-            distributed.init_process_group("gloo" if chosen.type == "cpu" else "nccl")
+            backend = "gloo" if chosen.type == "cpu" else "nccl"
+            distributed.init_process_group(backend, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise WorkersError(f"the {count} processes of the run cannot meet: {error}") from error
         return cls(distributed.get_rank(), count, chosen)
@@ -71,6 +82,13 @@ class Workers:
         devices = None if self.device.type == "cpu" else [self.device.index]
         return DistributedDataParallel(network, device_ids=devices)
 
+    def apart(self, shared: nn.Module, more: bool) -> AbstractContextManager[None]:
+        """Where gradients are not exchanged yet, if more batches follow before the step."""
+        if more and isinstance(shared, DistributedDataParallel):
+            alone: AbstractContextManager[None] = shared.no_sync()
+            return alone
+        return nullcontext()
+
     def mean(self, value: float) -> float:
         """Over all processes."""
         if self.count == 1:
@@ -86,3 +104,18 @@ class Workers:
         flag = torch.tensor([float(said)], device=self.device)
         distributed.broadcast(flag, src=0)
         return bool(flag.item())
+
+    def must_agree(self, values: Sequence[int]) -> None:
+        """Raises WorkersError in all processes unless they say the same, where a run goes on."""
+        if self.count == 1:
+            return
+        mine = torch.tensor(values, device=self.device)
+        first = mine.clone()
+        distributed.broadcast(first, src=0)
+        differs = (mine != first).any().int()
+        distributed.all_reduce(differs, distributed.ReduceOp.MAX)
+        if differs.item():
+            raise WorkersError(
+                "the processes would go on from different states; the runs folder must be shared "
+                "by all machines"
+            )

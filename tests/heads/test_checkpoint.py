@@ -1,6 +1,7 @@
 """One file holds a whole network; what is no such file is refused by name."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -22,6 +23,9 @@ SPEC = NetworkSpec(
     input_size=(64, 32),
     provenance=Provenance(origin="a test", scores={"ap": 0.5}),
 )
+
+
+BIAS = "head.final_layer.bias"
 
 
 @pytest.fixture
@@ -110,3 +114,48 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
         save_checkpoint(saved, SPEC, build(SPEC).state_dict())
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_one_changed_bit_of_a_tensor_is_refused(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-1001] ^= 0x01
+    saved.write_bytes(content)
+    assert read_spec(saved) == SPEC
+    with pytest.raises(CheckpointError, match="its tensors are not those that were written"):
+        load_network(saved)
+
+
+def written(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A checkpoint as another program may write it: without a hash, of any tensors."""
+    content = {"format": 1, "spec": SPEC.model_dump(mode="json")}
+    save_file(tensors, path, metadata={"hrpose": json.dumps(content)})
+    return path
+
+
+def test_a_file_without_a_hash_is_read(tmp_path: Path) -> None:
+    state = build(SPEC).state_dict()
+    path = written(tmp_path / "old.safetensors", state)
+    assert torch.equal(load_checkpoint(path)[1]["head.final_layer.bias"], state[BIAS])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn])
+def test_tensors_of_a_kind_that_numpy_lacks_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    path = written(tmp_path / "other.safetensors", {"x": torch.zeros(1, dtype=kind)})
+    with pytest.raises(CheckpointError, match=r"other\.safetensors has tensors that numpy lacks"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    state = build(SPEC).state_dict() | {BIAS: torch.full((17,), value)}
+    path = written(tmp_path / "nan.safetensors", state)
+    with pytest.raises(CheckpointError, match=rf"nan\.safetensors: {BIAS} has values that are not"):
+        load_network(path)
+
+
+def test_values_too_large_for_half_precision_stay_as_they_are(tmp_path: Path) -> None:
+    name = next(n for n, t in build(SPEC).state_dict().items() if n.endswith("running_var"))
+    state = build(SPEC).state_dict()
+    state[name].fill_(1e5)
+    save_checkpoint(tmp_path / "half.safetensors", SPEC, state, half=True)
+    assert (load_checkpoint(tmp_path / "half.safetensors")[1][name] == 1e5).all()

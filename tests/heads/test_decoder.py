@@ -67,3 +67,11 @@ def test_what_has_no_heatmaps_of_one_person_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="pose networks with heatmaps"):
         export_decoded(load("movenet_multipose"), tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refine", ["quarter", "dark"])
+def test_the_module_works_where_its_maps_are(refine: Refine) -> None:
+    """On a device without numbers, which no tensor of the processor may meet."""
+    codec = HeatmapCodec((64, 48), (16, 12), refine=refine)
+    maps = torch.empty((2, 17, 16, 12), device="meta")
+    assert HeatmapDecoder(codec).to("meta")(maps).device.type == "meta"

@@ -1,19 +1,23 @@
 """Learning classes of photographs: two kinds of drawings, told apart after a few steps."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from heads.checkpoint import read_spec
 from heads.image import encode_image
 from heads.load import load
+from heads.network import Network, build
+from heads.spec import default_spec
 from service.inference.engine import Engine
 from service.inference.job import Job
-from training.classify import PhotoDataset, read_folders
-from training.errors import DataError
+from training.classify import ClassifyTask, PhotoDataset, read_folders
+from training.errors import DataError, TrainingDiverged
 from training.loop import train
 from training.recipe import ImageViews, Recipe, read_recipe
 
@@ -128,3 +132,32 @@ def test_folders_that_cannot_be_learned_are_refused(data: Path, tmp_path: Path) 
     (tmp_path / "train").symlink_to(data / "train")
     with pytest.raises(DataError, match=r"train and val differ in \['across', 'along'\]"):
         train(recipe_of(data), tmp_path, tmp_path / "runs")
+
+
+class Blank(ClassifyTask):
+    """A task whose network answers what the test says."""
+
+    def __init__(self, answer: Tensor) -> None:
+        self.spec = default_spec("mobilenet_v2+classify", input_size=(32, 32))
+        self._validation = [(Path("x"), i % 10) for i in range(20)]
+        self._answer = answer
+
+    def _logits(self, network: Network, paths: Sequence[Path]) -> Tensor:
+        del network
+        return self._answer.expand(len(paths), 10)
+
+
+def test_a_network_that_says_the_same_of_all_classes_knows_none() -> None:
+    network = build(default_spec("mobilenet_v2+classify", input_size=(32, 32)))
+    assert Blank(torch.zeros(1, 10)).validate(network) == {"top1": 0.0, "top5": 0.0}
+    one = Blank(torch.eye(10)[:1]).validate(network)  # sure of the first class
+    assert one == {"top1": pytest.approx(0.1), "top5": pytest.approx(0.1)}
+
+
+def test_an_answer_that_is_not_finite_is_no_measure(data: Path) -> None:
+    task = ClassifyTask(recipe_of(data), data)
+    network = build(task.spec)
+    with torch.no_grad():
+        next(iter(network.head.parameters())).fill_(np.nan)
+    with pytest.raises(TrainingDiverged, match="shapes answers what is not finite"):
+        task.validate(network)

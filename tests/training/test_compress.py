@@ -99,5 +99,12 @@ def test_a_share_outside_0_and_1_is_refused(network: Network, share: float) -> N
 def test_damaged_packing_is_refused_by_name(tmp_path: Path, parts: dict[str, Any]) -> None:
     path = tmp_path / "x.safetensors"
     save_arrays(path, default_spec("resnet18+simple"), parts)
-    with pytest.raises(CheckpointError, match=r"^w is"):
+    with pytest.raises(CheckpointError, match=r"^x\.safetensors: w is"):
         load_network(path)
+
+
+def test_values_too_large_for_half_precision_stay(network: Network, tmp_path: Path) -> None:
+    name = next(n for n in network.state_dict() if n.endswith("running_var"))
+    network.state_dict()[name].fill_(1e5)
+    save_packed(tmp_path / "x.safetensors", network, eight_bits)
+    assert (load_network(tmp_path / "x.safetensors").state_dict()[name] == 1e5).all()

@@ -34,3 +34,9 @@ def test_a_log_without_epochs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("what\n")
     with pytest.raises(DataError, match="is no log of a run"):
         curve(tmp_path / "log.jsonl")
+
+
+def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    torn = '{"crops": 1, "loss": 1.0}\n{"crops": 2, "ap": 0.1}\n{"crops": 3, "lo'
+    (tmp_path / "log.jsonl").write_text(torn)
+    assert "0.100" in curve(tmp_path / "log.jsonl")

@@ -20,6 +20,7 @@ from training.augment import Augmentation
 from training.data import (
     EpochSampler,
     PoseDataset,
+    Sample,
     chances_of,
     check_images,
     look_through,
@@ -317,3 +318,13 @@ def test_the_projects_own_training_data(shared: Path) -> None:
     assert weights.any(axis=1).all()
     measured = json.loads((folder / "val" / "val.json").read_text())["images"]
     assert not {s.path.name for s in samples} & {image["file_name"] for image in measured}
+
+
+def test_a_source_that_nobody_is_of_is_refused() -> None:
+    samples = [
+        Sample(Path("a"), (0, 0, 9, 9), np.zeros((1, 2), "f4"), np.zeros(1, "f4"), source)
+        for source in ("coco", "lspet", "")
+    ]
+    assert chances_of(samples, {"lspet": 2.0}).tolist() == [1.0, 2.0, 1.0]
+    with pytest.raises(DataError, match=r"data\.weights name lspett; .* are of coco, lspet"):
+        chances_of(samples, {"lspett": 2.0})

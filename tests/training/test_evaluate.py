@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from commands.evaluate import results_name
 from heads.image import encode_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
@@ -403,3 +404,8 @@ def test_results_are_written_whole(folder: Path) -> None:
     write_results(path, [{"image_id": 7}])
     assert json.loads(path.read_text()) == [{"image_id": 7}]
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_network_whose_name_looks_like_a_path_writes_where_it_is_told() -> None:
+    assert results_name("hrnet_w32", "data/boxes.json") == "hrnet_w32.boxes.json"
+    assert results_name("../../etc/x", "gt") == ".._.._etc_x.gt.json"

@@ -197,6 +197,7 @@ def test_a_list_of_files_is_a_split_too(data: Path) -> None:
         ({"kpt_shape": None}, r"kpt_shape is \[keypoints, 2 or 3\]; got None"),
         ({"kpt_shape": [17, 4]}, r"kpt_shape is .* got \[17, 4\]"),
         ({"kpt_shape": ["17", 3]}, "kpt_shape"),
+        ({"flip_idx": [str(k) for k in range(17)]}, "flip_idx has each of 0 to 16 once"),
         ({"flip_idx": [0, 1]}, "flip_idx has each of 0 to 16 once"),
         ({"flip_idx": [1, 2, 0, *range(3, 17)]}, "flip_idx sends 0 to 1, which does not come back"),
         ({"names": None}, "names is a list of classes"),

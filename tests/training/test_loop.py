@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
 from heads.network import Network, build
@@ -23,9 +23,11 @@ from tests.training.damage import changed
 from training import loop
 from training.errors import DataError, StateError, TrainingDiverged
 from training.loop import train
+from training.pose import PoseTask
 from training.recipe import Optimisation, Recipe, read_recipe
 from training.schedule import make_optimizer, rate
 from training.synthetic import write_dataset
+from training.task import Measured
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -408,3 +410,70 @@ def test_bad_entries_stop_a_run_unless_the_recipe_leaves_them_out(
     train(recipe, tmp_path, tmp_path / "runs")
     assert log_of(tmp_path / "runs")[-1]["crops"] == 2
     assert caplog.messages == ["people.json: left out by data.skip_bad for errors: 1"] * 2
+
+
+def test_a_run_goes_on_behind_a_torn_line_of_its_log(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path)
+    path = tmp_path / "tiny" / "log.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 1, "st')
+    train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
+    *_, torn, whole = path.read_text().splitlines()
+    assert torn == '{"epoch": 1, "st'
+    assert json.loads(whole)["epoch"] == 2
+
+
+def test_a_crash_while_it_validates_costs_no_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path / "whole")
+
+    def crash(*_: Any) -> Measured:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PoseTask, "validate", crash)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path / "parts")
+    state = torch.load(tmp_path / "parts" / "tiny" / "state.pt", weights_only=True)
+    assert (state["progress"]["epoch"], state["progress"]["step"]) == (0, 2)
+    train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path / "parts")
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    aps = [[x["ap"] for x in log_of(tmp_path / run) if "ap" in x] for run in ("whole", "parts")]
+    assert aps[0] == aps[1]
+
+
+@pytest.mark.parametrize("overflow", [1, 2])
+def test_an_overflow_in_any_batch_of_a_step_stops_a_run_in_fp16(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overflow: int
+) -> None:
+    """The scaler leaves such a step out; the means of the batch norms are broken all the same."""
+    batches = 0
+
+    def prepare(_: PoseTask, x: Tensor, targets: Any) -> tuple[Tensor, Any]:
+        nonlocal batches
+        batches += 1
+        return (x * 6e4 if batches == overflow else x), targets
+
+    monkeypatch.setattr(PoseTask, "prepare", prepare)
+    recipe = recipe_of(data, "optimisation.precision=fp16", "optimisation.accumulate=2")
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        train(recipe, data, tmp_path)
+    assert not list((tmp_path / "tiny").glob("*.pt"))
+
+
+def test_a_network_that_is_broken_is_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop._step
+
+    def broken(network: nn.Module, *others: Any) -> Tensor:
+        sound = step(network, *others)
+        with torch.no_grad():
+            next(iter(network.parameters())).fill_(math.nan)  # unseen by loss and slope
+        return sound
+
+    monkeypatch.setattr(loop, "_step", broken)
+    with pytest.raises(TrainingDiverged, match=r"backbone\..* is not finite any more"):
+        train(recipe_of(data, "optimisation.samples_per_epoch=4"), data, tmp_path)
+    assert not list((tmp_path / "tiny").glob("*.pt"))

@@ -1,6 +1,7 @@
 """Everybody in one pass: targets that decode to what they were made of, and a run that learns."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,25 @@ def test_what_is_no_data_set_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("{}")
     with pytest.raises(DataError, match="is no COCO keypoint file"):
         read_photos(tmp_path / "none.json", data)
+
+
+def test_who_is_half_in_view_has_keypoints_without_a_centre() -> None:
+    points = np.full((1, 17, 2), 50, np.float32)
+    box = np.array([[-140, 10, 70, 200]], np.float32)  # its middle lies outside
+    maps = CenterCodec().encode(points, np.ones((1, 17), np.float32), box, (64, 64))
+    assert (maps["kpt_heatmap"].max(axis=(1, 2)) == 1).all()
+    assert maps["kpt_offset_weight"].sum() == 2 * 17
+    for name in ("center", "kpt_regress_weight", "box_weight"):
+        assert maps[name].max() == 0, name
+
+
+@pytest.mark.parametrize("box", [(-140, 10, -100, 200), (10, -90, 70, -20), (300, 10, 340, 90)])
+def test_who_is_out_of_view_leaves_nothing_unknown(data: Path, box: Any) -> None:
+    boxes, points = np.array([box], np.float32), np.zeros((1, 17, 2), np.float32)
+    maps = CenterCodec().encode(points, np.zeros((1, 17), np.float32), boxes, (64, 64))
+    assert maps["kpt_heatmap_weight"].min() == 1
+    photo = read_photos(data / "pairs.json", data)[0][0]
+    spec = default_spec("mobilenet_v2+center", input_size=SIZE)
+    still = Views(scale=0, rotation_deg=0, shift=0, flip=0)
+    samples = PeopleDataset([replace(photo, crowds_xyxy=boxes)], spec, still)
+    assert dict(zip(NAMES, samples[0, 0][1:], strict=True))["center_weight"].min() == 1

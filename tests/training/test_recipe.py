@@ -174,3 +174,23 @@ def test_files_that_are_no_toml_are_refused_by_name(tmp_path: Path, content: byt
         read_recipe(path)
     with pytest.raises(RecipeError, match=r"missing\.toml cannot be read"):
         read_recipe(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("people_hrnet_v2p", "views.blur=0.1"),
+        ("people_hrnet_v2p", "data.weights={ coco = 8 }"),
+        ("people_hrnet_v2p", 'teacher={ network = "mobilenet_v2_heatmap" }'),
+        ("resnet50_imagenet", "views.rotation_deg=90"),
+        ("resnet50_imagenet", "optimisation.hardest=8"),
+        ("resnet50_imagenet", "data.skip_bad=true"),
+        ("hrnet_w48_cityscapes", "image_views.mixup=0.2"),
+        ("hrnet_w18_small", "optimisation.region_loss=dice"),
+    ],
+)
+def test_a_key_that_the_task_does_not_read_is_refused(recipe: str, change: str) -> None:
+    path = ROOT / "recipes" / f"{recipe}.toml"
+    changes = [change, "optimisation.samples_per_epoch=100"]
+    with pytest.raises(RecipeError, match=r"(\w+\.)?\w+ is read by [a-z, ]+; this learns \w+"):
+        read_recipe(path, changes)

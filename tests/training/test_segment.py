@@ -1,6 +1,7 @@
 """Learning the class of every pixel: discs on a background, found again after a few steps."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from training.errors import DataError, RecipeError
 from training.loop import train
 from training.losses import IGNORED, region_loss
 from training.recipe import Recipe, Views, read_recipe
-from training.segment import MaskDataset, read_pairs
+from training.segment import MaskDataset, SegmentTask, read_pairs
 
 RECIPE = """
 name = "discs"
@@ -153,3 +154,22 @@ def test_masks_that_cannot_be_learned_are_refused(data: Path, tmp_path: Path) ->
     Pillow.new("RGB", (4, 5)).save(tmp_path / "p" / "a.jpg")
     with pytest.raises(DataError, match=r"a\.png has 4 x 4 pixels, its photograph 5 x 4"):
         MaskDataset(read_pairs(tmp_path / "m", tmp_path / "p"), 3, (64, 64), Views())[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (np.zeros((5, 4), np.uint8), r"a\.png has 5 x 4 pixels, its photograph 4 x 4"),
+        (np.full((4, 4), 3, np.uint8), r"a\.png has class 3; there are 3"),
+    ],
+)
+def test_a_mask_to_validate_with_is_looked_at_before_the_first_step(
+    data: Path, tmp_path: Path, mask: Any, reason: str
+) -> None:
+    Pillow.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    Pillow.fromarray(mask).save(tmp_path / "a.png")
+    changes = [f"data.val={tmp_path}", f"data.val_images={tmp_path}"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "photos" / "a.jpg")
+    with pytest.raises(DataError, match=reason):
+        SegmentTask(recipe_of(data, changes[0], f"{changes[1]}/photos"), data)

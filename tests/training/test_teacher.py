@@ -1,6 +1,7 @@
 """Distillation: what a teacher says, and that a student learns it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from heads.checkpoint import save_checkpoint
 from heads.load import load
 from heads.network import build, input_tensor
 from heads.skeleton import Skeleton
-from heads.spec import NetworkSpec, default_spec
+from heads.spec import CodecSpec, NetworkSpec, default_spec
 from training.errors import RecipeError
 from training.loop import train
 from training.recipe import read_recipe
@@ -47,7 +48,7 @@ def test_a_teacher_answers_as_it_would_alone(teacher_file: Path) -> None:
         alone = network(input_tensor(network.spec, images))
     assert isinstance(alone, Tensor)
     said = Teacher(str(teacher_file), network.spec, CPU).heatmaps(images)
-    assert (said - alone).abs().max() <= 0.05 * alone.std()  # it computes in bfloat16
+    torch.testing.assert_close(said, alone)
     said.requires_grad_()  # it may meet autograd
 
 
@@ -110,3 +111,28 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(
         line = (tmp_path / f"runs{len(changes)}" / "tiny" / "log.jsonl").read_text().splitlines()[0]
         losses.append(float(line.split('"loss": ')[1].split(",")[0]))
     assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"alignment": "legacy"}, {"codec": CodecSpec(sigma=1.0)}],
+    ids=["alignment", "sigma"],
+)
+def test_a_teacher_whose_maps_are_laid_out_otherwise_is_refused(
+    teacher_file: Path, change: dict[str, Any]
+) -> None:
+    student = spec_of((64, 64)).model_copy(update=change)
+    with pytest.raises(RecipeError, match=r"alignment udp and sigma 2\.0; those of"):
+        Teacher(str(teacher_file), student, CPU)
+
+
+def test_a_teacher_computes_in_what_the_run_does(teacher_file: Path) -> None:
+    network, images = load(teacher_file), views(64, 64)
+    with torch.inference_mode():
+        alone = network(input_tensor(network.spec, images))
+    exact, rough = (
+        Teacher(str(teacher_file), network.spec, CPU, kind).heatmaps(images)
+        for kind in (torch.float32, torch.bfloat16)
+    )
+    torch.testing.assert_close(exact, alone)
+    assert 0 < (rough - exact).abs().max() <= 0.05 * exact.std()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from tests.conftest import ROOT
 from training.data import EpochSampler
@@ -18,7 +19,7 @@ from training.loop import train
 from training.recipe import Optimisation, read_recipe
 from training.schedule import base_rate
 from training.synthetic import write_dataset
-from training.workers import Workers
+from training.workers import PATIENCE, Workers
 
 # No batch norm: its means are of one process's samples, so that with it the two ways differ.
 RECIPE = """
@@ -103,11 +104,11 @@ def test_batches_that_make_one_step_do_what_a_large_batch_does(data: Path, tmp_p
 
 
 def test_processes_share_each_step_of_an_epoch() -> None:
-    chances = np.ones(50, np.float32)
+    chances = np.ones(52, np.float32)
     alone = list(EpochSampler(chances, 0, 7, batch=8))
     first, second = (list(EpochSampler(chances, 0, 7, batch=4, rank=r, workers=2)) for r in (0, 1))
-    assert len(alone) == 50
-    assert len(first) == len(second) == 25
+    assert len(alone) == 52
+    assert len(first) == len(second) == 26
     for step in range(6):
         together = first[4 * step : 4 * step + 4] + second[4 * step : 4 * step + 4]
         assert together == alone[8 * step : 8 * step + 8]
@@ -115,7 +116,7 @@ def test_processes_share_each_step_of_an_epoch() -> None:
     resumed = EpochSampler(chances, 0, 7, batch=4, rank=1, workers=2)
     resumed.skip = 16
     assert list(resumed) == second[8:]
-    assert len(resumed) == 17
+    assert len(resumed) == 18
 
 
 def test_what_does_not_share_out_evenly_is_left_out() -> None:
@@ -138,3 +139,80 @@ def test_processes_that_cannot_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(WorkersError, match="the 2 processes of the run cannot meet"):
         Workers.join("cpu")
+
+
+def test_processes_that_go_on_from_different_states_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of two machines that do not share the runs folder; the first goes on from step 40."""
+
+    def broadcast(tensor: torch.Tensor, src: int) -> None:
+        assert src == 0
+        tensor.copy_(torch.tensor([1, 40, 640]))
+
+    monkeypatch.setattr(distributed, "broadcast", broadcast)
+    monkeypatch.setattr(distributed, "all_reduce", lambda *_: None)
+    second = Workers(1, 2, torch.device("cpu"))
+    second.must_agree((1, 40, 640))
+    with pytest.raises(WorkersError, match="runs folder must be shared by all machines"):
+        second.must_agree((0, 0, 0))
+    Workers(0, 1, torch.device("cpu")).must_agree((0, 0, 0))
+
+
+def test_a_process_that_is_right_stops_with_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "broadcast", lambda *_, **__: None)
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor, _: tensor.fill_(1))
+    with pytest.raises(WorkersError, match="different states"):
+        Workers(0, 2, torch.device("cpu")).must_agree((1, 40, 640))
+
+
+def test_processes_do_not_share_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(WorkersError, match=r'2 processes cannot share cuda:1; .* = "cuda"'):
+        Workers.join("cuda:1")
+
+
+def test_a_process_alone_works_on_the_gpu_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert Workers.join("cuda:1") == Workers(0, 1, torch.device("cuda", 1))
+    assert Workers.join("cuda").device == torch.device("cuda")
+    assert Workers.join("cpu").device == torch.device("cpu")
+    assert chosen == [torch.device("cuda", 1)]
+
+
+def test_the_others_wait_while_the_first_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour, the default, is less than a detector takes for COCO."""
+    met: list[Any] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "init_process_group", lambda *_, timeout: met.append(timeout))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    Workers.join("cpu")
+    assert met == [PATIENCE]
+
+
+def test_a_last_batch_of_one_sample_is_left_out() -> None:
+    """A batch norm over one value cannot be trained, and it would weigh as much as a whole one."""
+    sampler = EpochSampler(np.ones(9, np.float32), 0, 7, batch=4)
+    assert len(sampler) == len(list(sampler)) == 8
+    sampler.skip = 8
+    assert list(sampler) == []
+    shared = EpochSampler(np.ones(19, np.float32), 0, 7, batch=4, workers=2)  # 8, 8, 2 and 1 over
+    assert len(shared) == 8
+    assert len(EpochSampler(np.ones(9, np.float32), 0, 7, batch=1)) == 9
+    assert len(EpochSampler(np.ones(1, np.float32), 0, 7, batch=4)) == 1  # all there is
+
+
+def test_the_last_batches_of_an_epoch_make_a_whole_step(data: Path, tmp_path: Path) -> None:
+    """Three batches of four in steps of two: the third alone is not half a step."""
+    same = ["optimisation.epochs=1", "optimisation.optimizer=sgd", "optimisation.clip_norm=0"]
+    steps = []
+    for name, changes in (
+        ("plain", ["optimisation.samples_per_epoch=4", "optimisation.batch=4"]),
+        ("gathered", ["optimisation.samples_per_epoch=4", "optimisation.accumulate=3"]),
+    ):
+        train(read_recipe(data / "tiny.toml", [*same, *changes]), data, tmp_path / name)
+        steps.append(weights_of(tmp_path / name))
+    for name, tensor in steps[0].items():
+        torch.testing.assert_close(steps[1][name], tensor)
