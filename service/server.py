@@ -89,6 +89,10 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
     )
     # Before any network is loaded, so that an address that is taken is said at once.
     with listening or listen(settings) as taken:
+        if listening is None:
+            host, port = taken.getsockname()[:2]
+            where = f"[{host}]" if ":" in host else host
+            log.info("running on http://%s:%d (Ctrl+C ends it)", where, port)
         DrainingServer(config, serving).run([taken])
     if serving.failure is not None:
         raise serving.failure
