@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from heads.errors import WeightsMissing
+from heads.errors import CheckpointError, WeightsMissing
 from service.app import create_app
-from service.errors import InvalidParameter
+from service.errors import BeingLoaded, InvalidParameter
+from service.inference.answers import PoseAnswer, PoseOptions
+from service.inference.job import Job
 from service.server import serve
 from service.settings import Settings
 from tests.processes import free_port
@@ -96,6 +99,49 @@ def test_who_leaves_before_a_thread_has_begun_frees_its_place_and_is_no_work(
             wait_until(lambda: at_work() == 1)
         wait_until(lambda: at_work() == 0)
     assert len(engine.asked) == 1
+
+
+class Arriving(FakeEngine):
+    """`slow` is being loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading: Future[None] = Future()
+        self.met = threading.Semaphore(0)
+
+    def pose(self, data: bytes, model: str, options: PoseOptions, job: Job) -> PoseAnswer:
+        """Answers at once, or says what to wait for."""
+        if model == "slow" and not self.loading.done():
+            self.met.release()
+            raise BeingLoaded(model, self.loading)
+        return super().pose(data, "fast", options, job)
+
+
+@pytest.mark.parametrize("fault", [None, CheckpointError("slow.safetensors is damaged")])
+def test_who_waits_for_a_network_keeps_no_thread_from_others(
+    photo: bytes, fault: Exception | None
+) -> None:
+    engine = Arriving()
+    engine.width = 1
+    with real_server(Settings(), engine) as address, ThreadPoolExecutor(3) as pool:
+        late = url(address, "/pose?model=slow")
+        waiting = [pool.submit(httpx2.post, late, content=photo) for _ in range(3)]
+        for _ in waiting:
+            assert engine.met.acquire(timeout=10)
+        assert httpx2.post(url(address), content=photo).status_code == 200
+        assert not any(each.done() for each in waiting)
+        if fault is None:
+            engine.loading.set_result(None)
+        else:
+            engine.loading.set_exception(fault)
+        wanted = 200 if fault is None else 409
+        assert [each.result(10).status_code for each in waiting] == [wanted] * 3
+
+
+def test_who_waits_for_a_network_waits_no_longer_than_a_request_may(photo: bytes) -> None:
+    with real_server(Settings(timeout_s=0.3), Arriving()) as address:
+        answer = httpx2.post(url(address, "/pose?model=slow"), content=photo)
+    assert answer.status_code == 504
 
 
 def test_a_client_that_leaves_while_sending_frees_its_place(narrow: Address, photo: bytes) -> None:
