@@ -1,6 +1,5 @@
 """`hrpose predict`: photographs in, keypoints and drawn pictures out."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from service.errors import InvalidParameter
 from service.inference.catalogue import DEFAULT
 from service.inference.engine import DEFAULT_DETECTOR
 from service.inference.estimator import Estimator, as_box, load
+from service.parameters import read_boxes
 
 
 def predict(
@@ -92,10 +92,8 @@ def _targets(photos: list[Path], folder: Path) -> dict[Path, Path]:
 
 def _parse_boxes(text: str) -> list[Box]:
     try:
-        content = json.loads(text)
-        is_box = bool(content) and not any(isinstance(part, list) for part in content)
-        return [as_box(box) for box in ([content] if is_box else content)]
-    except (ValueError, TypeError, InvalidParameter) as error:
+        return [as_box(box) for box in read_boxes([text])]
+    except (ValueError, InvalidParameter) as error:
         raise typer.BadParameter(f"boxes are [[left, top, width, height], ...]: {error}") from error
 
 

@@ -35,7 +35,7 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-def _read_boxes(values: list[Any]) -> list[Any]:
+def read_boxes(values: list[Any]) -> list[Any]:
     """Each value is a box or a list of boxes, as JSON text or read already."""
     boxes: list[Any] = []
     for value in values:
@@ -110,7 +110,7 @@ class Parameters(BaseModel):
                 gathered[name] = value
         if "boxes" in gathered:
             try:
-                gathered["boxes"] = _read_boxes(gathered["boxes"])
+                gathered["boxes"] = read_boxes(gathered["boxes"])
             except ValueError as error:
                 raise InvalidParameter("boxes", f"boxes: {error}") from None
         return gathered

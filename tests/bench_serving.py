@@ -28,7 +28,7 @@ from tests.bench_phases import phases
 from tests.conftest import ROOT
 from tests.processes import cpu_seconds, environment, free_port, rss_mib
 from tests.report import Report
-from training.loop import arithmetic
+from training.precision import arithmetic
 
 PLAIN = "FastAPI + torch"
 LITSERVE = "LitServe + torch"

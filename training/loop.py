@@ -28,7 +28,7 @@ from models.weights import load_strict, load_weights, read_state, rename
 from training.data import EpochSampler
 from training.errors import TrainingDiverged
 from training.log import Log, bar
-from training.precision import arithmetic as arithmetic
+from training.precision import arithmetic
 from training.recipe import Optimisation, Recipe
 from training.schedule import base_rate, make_optimizer, rate, take_up
 from training.state import Progress, StateFile

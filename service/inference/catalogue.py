@@ -19,6 +19,7 @@ from heads.spec import NetworkSpec, default_spec
 from models.errors import SpecError, UnknownName
 from service.errors import InvalidParameter
 from service.inference.answers import ModelState
+from service.inference.stamp import Stamp, stamp_of
 
 log = logging.getLogger("hrpose")
 
@@ -277,11 +278,11 @@ class _Specs:
     """
 
     def __init__(self) -> None:
-        self._read: dict[Path, tuple[object, NetworkSpec]] = {}
+        self._read: dict[Path, tuple[Stamp | None, NetworkSpec]] = {}
 
     def of(self, path: Path) -> NetworkSpec:
         """The spec in a file; CheckpointError where it is damaged or gone."""
-        stamp = _stamp(path)  # before it is read, so that a later change is seen
+        stamp = stamp_of(path)  # before it is read, so that a later change is seen
         known, spec = self._read.get(path, (None, None))
         if spec is None or known != stamp:
             spec = read_onnx_spec(path) if path.suffix == ".onnx" else read_spec(path)
@@ -298,15 +299,6 @@ def _backbones() -> frozenset[str]:
     """From a file made by `make docs`: architectures need torch, which may not be installed."""
     content = json.loads(BACKBONES.read_bytes())
     return frozenset(backbone["name"] for backbone in content["backbones"])
-
-
-def _stamp(path: Path) -> object:
-    """Equal for an unchanged file; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def resolve_default() -> str:

@@ -31,10 +31,11 @@ from service.inference.catalogue import (
 from service.inference.cores import cores
 from service.inference.job import Job
 from service.inference.loading import DEFAULT_PRECISION, Loaded, Loader, RuntimeChoice, choose
-from service.inference.networks import Change, Live, Networks, Served, Stamp, stamp_of, warm
+from service.inference.networks import Change, Live, Networks, Served, warm
 from service.inference.pipeline import PeopleNetwork, Pipeline, PoseNetwork, Timing
 from service.inference.room import Room
 from service.inference.runtime import Precision
+from service.inference.stamp import Stamp, stamp_of
 from service.inference.turns import Turns
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from service.inference.job import Job
 from service.inference.loading import compiled_folder
 from service.inference.memory import return_freed, return_read
 from service.inference.pipeline import PeopleNetwork, PoseNetwork
+from service.inference.stamp import Stamp
 from service.inference.whole import ClassifyNetwork, SegmentNetwork
 
 log = logging.getLogger("hrpose")
@@ -37,9 +37,6 @@ Change = Literal["loaded", "swapped", "unloaded", "unchanged"]
 
 LOADING = "loading"
 """How threads that load networks are named."""
-
-Stamp = tuple[str, int, int, int]
-"""Path, device's number of the file, size and time of change: equal for an unchanged file."""
 
 
 @dataclass(eq=False)
@@ -282,12 +279,3 @@ def warm(name: str, network: Served) -> None:
     except Exception as error:  # whatever a runtime meets; the batcher has logged it
         raise CheckpointError(f"{name} can be loaded but not run; the log has more") from error
     return_read(compiled_folder())
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """What a file is now; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns

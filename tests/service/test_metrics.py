@@ -8,7 +8,6 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.inference.batcher import BatchCounters
-from service.inference.catalogue import ModelInfo
 from service.settings import Settings
 from tests.service.conftest import client_of
 from tests.service.fakes import FakeEngine
@@ -163,16 +162,11 @@ def test_every_name_has_a_help_and_a_unit_that_is_basic(client: TestClient, phot
 
 
 def test_only_networks_that_were_loaded_are_looked_at(
-    client: TestClient, engine: FakeEngine
+    client: TestClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To list all of them reads their files; one that was unloaded may have none any more."""
-
-    def list_all() -> list[ModelInfo]:
-        raise AssertionError("every file was read")
-
-    engine.models = list_all  # type: ignore[method-assign]
-    engine.counters = lambda: dict.fromkeys(  # type: ignore[method-assign]
-        ("finder", "gone", "missing"), BatchCounters()
-    )
+    counted = dict.fromkeys(("finder", "gone", "missing"), BatchCounters())
+    monkeypatch.setattr(engine, "models", lambda: pytest.fail("every file was read"))
+    monkeypatch.setattr(engine, "counters", lambda: counted)
     told = re.findall(r"hrpose_model_info\{.*?model=\"(\w+)\"", client.get("/metrics").text)
     assert told == ["finder"]

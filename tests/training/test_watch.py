@@ -10,7 +10,8 @@ import torch
 
 from heads.image import read_image
 from training.errors import RecipeError, StateError
-from training.loop import arithmetic, train
+from training.loop import train
+from training.precision import arithmetic
 from training.recipe import Recipe, read_recipe
 from training.synthetic import write_dataset
 

@@ -35,8 +35,9 @@ def forgotten(_: hrpose.Estimator) -> None:
 
 
 def forgotten_in_a_ring(estimator: hrpose.Estimator) -> None:
-    """Whom it knows knows it: only who looks for such rings finds that nobody else does."""
-    estimator.ring = estimator  # type: ignore[attr-defined]
+    """Held by what holds itself: only who looks for such rings finds that nobody else does."""
+    ring: list[Any] = [estimator]
+    ring.append(ring)
 
 
 def ask(end: Callable[[hrpose.Estimator], None], image: Any) -> "weakref.ref[Any]":
