@@ -78,6 +78,7 @@ def create_engine(settings: Settings) -> PoseEngine:
         runtime=settings.runtime,
         precision=settings.precision,
         threads=settings.threads,
+        threads_per_image=settings.threads_per_image,
         max_batch=settings.max_batch,
         max_wait_ms=settings.max_wait_ms,
         max_queue=settings.max_queue,

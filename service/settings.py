@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         description="CPU threads, each with an image of its own (torch: all with the same batch); "
         "0 is one a core that it may use, container's quota included.",
     )
+    threads_per_image: int = Field(
+        default=1,
+        ge=1,
+        description="CPU threads that work on the same image (openvino, onnx): more than one "
+        "answers a lone client sooner, and many clients later.",
+    )
     workers: int = Field(
         default=1,
         ge=1,

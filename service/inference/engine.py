@@ -84,6 +84,7 @@ class Engine:
         runtime: RuntimeChoice = "auto",
         precision: Precision = DEFAULT_PRECISION,
         threads: int = 0,
+        threads_per_image: int = 1,
         max_batch: int = 8,
         max_wait_ms: float = 0.0,
         max_queue: int = 256,
@@ -94,7 +95,7 @@ class Engine:
         allow_random: bool = False,
         models_dir: Path | None = None,
     ) -> None:
-        compute = choose(runtime, precision, device, threads)
+        compute = choose(runtime, precision, device, threads, threads_per_image)
         self.device = device
         self.detector = detector
         self.max_people = max_people

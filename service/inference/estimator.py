@@ -184,6 +184,7 @@ def load(
     *,
     runtime: RuntimeChoice | None = None,
     precision: Precision = DEFAULT_PRECISION,
+    threads_per_image: int = 1,
     detector: str | Path = DEFAULT_DETECTOR,
 ) -> Estimator:
     """The estimator of a name, of a checkpoint of ours, of a file exported from one, or public.
@@ -195,13 +196,15 @@ def load(
         `auto`, the fastest one installed, are several times faster on a CPU, and export the
         network the first time.
     precision: `exact`, or `fast` where OpenVINO and the processor have bfloat16.
+    threads_per_image: that work on the same crop (openvino, onnx; torch takes all). One a crop
+        answers most photographs in a time, more answer one photograph sooner.
     detector: the `people` network that finds boxes for a pose network, loaded when first needed; a
         name or a file. `none` takes the whole image as the box.
     Raises UnknownName, WeightsMissing, CheckpointError, WeightsError, RuntimeMissing or
     ExportError, all HrposeErrors.
     """
     name = resolve_default() if str(name_or_file) == DEFAULT else name_or_file
-    compute = choose(runtime or at_hand(), precision, device)
+    compute = choose(runtime or at_hand(), precision, device, threads_per_image=threads_per_image)
     loader, lazy = Loader(compute), LazyNetwork(name, network)
     if loader.compute.runtime == "torch" and Path(name).suffix != EXPORTED:
         return Estimator(lazy.load(), loader=loader, detector=detector)

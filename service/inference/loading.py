@@ -51,7 +51,8 @@ EXPORTED = ".onnx"
 class Compute:
     """With what networks are run.
 
-    threads: torch: of one network, 0 for one a core; others: images at once, each on one thread.
+    threads: of the processor, 0 (torch): one a core.  threads_per_image: torch gives all of them to
+        each batch, others so many to each image, and run as many images at once as that allows.
     falls_back: what this runtime cannot run is run by torch.
     """
 
@@ -60,11 +61,12 @@ class Compute:
     device: str
     threads: int
     falls_back: bool
+    threads_per_image: int = 1
 
     @property
     def streams(self) -> int:
         """So many computations at once suit the device."""
-        return 1 if self.runtime == "torch" else self.threads
+        return 1 if self.runtime == "torch" else max(1, self.threads // self.threads_per_image)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def choose(
     precision: Precision = DEFAULT_PRECISION,
     device: str = "cpu",
     threads: int = 0,
+    threads_per_image: int = 1,
 ) -> Compute:
     """What is best of what is installed, or what was asked for.
 
@@ -99,7 +102,10 @@ def choose(
         return Compute("torch", precision, device, threads, falls_back=False)
     if device != "cpu":
         raise InvalidParameter("runtime", f"{name} runs on the CPU; {device} needs runtime torch")
-    return Compute(name, precision, device, threads or cores(), runtime == "auto")
+    threads = threads or cores()
+    return Compute(
+        name, precision, device, threads, runtime == "auto", min(threads_per_image, threads)
+    )
 
 
 def at_hand() -> RuntimeChoice:
@@ -182,10 +188,16 @@ class Loader:
                 file,
                 precision=compute.precision,
                 streams=compute.streams,
+                threads_per_image=compute.threads_per_image,
                 cache=_writable(folder) if file.parent == folder.parent else None,
                 only=only,
             ),
-            "onnx": lambda: OnnxRuntime(file, streams=compute.streams, only=only),
+            "onnx": lambda: OnnxRuntime(
+                file,
+                streams=compute.streams,
+                threads_per_image=compute.threads_per_image,
+                only=only,
+            ),
         }
         return Loaded(spec, make[compute.runtime](), whole=only is None)
 

@@ -48,7 +48,7 @@ class Runtime(Protocol):
 
     @property
     def streams(self) -> int:
-        """So many threads may call `run` at once, each computing on one core; torch: one."""
+        """So many threads may call `run` at once, each an image on cores of its own; torch: one."""
 
     @property
     def words(self) -> str:
@@ -100,7 +100,7 @@ class TorchRuntime:
 
 
 class OpenVinoRuntime:
-    """OpenVINO on the CPU: `streams` images at once, each by one thread.
+    """OpenVINO on the CPU: `streams` images at once, each by `threads_per_image`.
 
     file: an ONNX file of ours.  cache: where OpenVINO may keep what it compiled.
     only: names of the maps that are answered; what leads to no other is not computed.
@@ -112,6 +112,7 @@ class OpenVinoRuntime:
         *,
         precision: Precision = "exact",
         streams: int = 1,
+        threads_per_image: int = 1,
         cache: Path | None = None,
         only: Collection[str] | None = None,
     ) -> None:
@@ -125,7 +126,7 @@ class OpenVinoRuntime:
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": streams,
+            "INFERENCE_NUM_THREADS": streams * threads_per_image,
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "fast" else "f32",
             # Several networks share the cores; none may hold one.
             "ENABLE_CPU_PINNING": False,
@@ -159,7 +160,7 @@ class OpenVinoRuntime:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, 32-bit: `streams` images at once, each by one thread.
+    """ONNX Runtime on the CPU, 32-bit: `streams` images at once, each by `threads_per_image`.
 
     only: names of the maps that are answered.
     """
@@ -167,11 +168,16 @@ class OnnxRuntime:
     words = "onnx exact"
 
     def __init__(
-        self, file: Path, *, streams: int = 1, only: Collection[str] | None = None
+        self,
+        file: Path,
+        *,
+        streams: int = 1,
+        threads_per_image: int = 1,
+        only: Collection[str] | None = None,
     ) -> None:
         onnxruntime = _package("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads_per_image, 1
         # Threads that wait by spinning take the cores from decoding and HTTP.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3

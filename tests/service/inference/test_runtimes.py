@@ -503,3 +503,29 @@ def test_threads_are_streams_only_without_torch(runtime: RuntimeName) -> None:
     assert choose("torch", threads=3).streams == 1
     assert choose(runtime, threads=3).streams == 3
     assert 1 <= choose(runtime).streams <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+@pytest.mark.parametrize(
+    ("threads", "each", "streams"), [(8, 2, 4), (5, 2, 2), (2, 2, 1), (2, 9, 1)]
+)
+def test_threads_an_image_leave_fewer_images_at_once(
+    runtime: RuntimeName, threads: int, each: int, streams: int
+) -> None:
+    compute = choose(runtime, threads=threads, threads_per_image=each)
+    assert compute.streams == streams
+    assert compute.streams * compute.threads_per_image <= threads
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+def test_two_threads_an_image_answer_as_one(
+    files: Callable[[str], Path], runtime: RuntimeName
+) -> None:
+    file, batch = files("hrnet_w18_small"), crops("hrnet_w18_small", 3)
+    alone, together = (
+        Loader(choose(runtime, threads=2, threads_per_image=each)).load(file).runtime
+        for each in (1, 2)
+    )
+    assert (alone.streams, together.streams) == (2, 1)
+    found, wanted = (each.run(batch)["output"] for each in (together, alone))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
