@@ -8,6 +8,7 @@
 Heavy parts (torch) are imported when they are used, so that `hrpose --help` answers at once.
 """
 
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -98,6 +99,10 @@ app.add_typer(weights, name="weights")
 app.add_typer(data.app, name="data")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A disk, or a user's share of it, has no room left; the system then names no file."""
+
+
 def main() -> None:
     """Runs the command; an error that hrpose raises on purpose is one line, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -106,6 +111,13 @@ def main() -> None:
             app()
     except HrposeError as error:
         errors.print(f"hrpose: {error}", style="red", highlight=False, markup=False)
+        sys.exit(1)
+    except OSError as error:
+        # The file or folder that somebody named; without a name it is a fault of ours.
+        if error.filename is None and error.errno not in FULL:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        errors.print(f"hrpose: {where}{error.strerror}", style="red", highlight=False, markup=False)
         sys.exit(1)
 
 

@@ -3,16 +3,19 @@
 import dataclasses
 import statistics
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from commands.console import JsonOption, out, parse_size, write_json
+from service.inference.catalogue import DEFAULT, resolve_default
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from heads.geometry import Size
     from models.profile import LayerProfile, Profile
 
 POSE_INPUT = (256, 192)
@@ -21,7 +24,12 @@ MEASURED_S = 1.0
 
 
 def profile(
-    name: Annotated[str, typer.Argument(help="A backbone, or <backbone>+<head>.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A backbone, <backbone>+<head>, a name of `hrpose models` or a checkpoint file."
+        ),
+    ],
     head: Annotated[
         Literal["pose", "segment", "classify"] | None,
         typer.Option(help="With the usual head for that; without it the backbone alone."),
@@ -33,21 +41,11 @@ def profile(
     json_file: JsonOption = None,
 ) -> None:
     """Tell parameters, multiply-adds, memory and measured time of a network."""
-    from heads.network import build
-    from heads.spec import default_spec
-    from models.backbone import create_backbone
     from models.profile import profile as measure
 
     network = name if head is None else f"{name}+{usual_head(name, head)}"
-    size = None if input_size is None else parse_size(input_size)
-    module: nn.Module
-    if "+" in network:
-        spec = default_spec(network)
-        size = size or spec.input_size
-        module = build(spec)
-    else:
-        size = size or POSE_INPUT
-        module = create_backbone(network)
+    module, usual_size, weights = _network(network)
+    size = usual_size if input_size is None else parse_size(input_size)
     costs = measure(module, size)
     milliseconds, threads = _milliseconds(module, size)
     if layers:
@@ -58,10 +56,33 @@ def profile(
         f"{_mb(costs.bytes_read)} MB read, {_mb(costs.bytes_written)} MB written, "
         f"at most {_mb(costs.peak_activation_bytes)} MB of maps held at once (32-bit);\n"
         f"{milliseconds:.1f} ms an image on this machine "
-        f"(torch, 32-bit, {threads} threads, random weights, median)",
+        f"(torch, 32-bit, {threads} threads, {weights} weights, median)",
         highlight=False,
     )
     write_json(json_file, _json(network, costs, milliseconds, threads))
+
+
+def _network(name: str) -> "tuple[nn.Module, Size, str]":
+    """The module, the input that it is used at, and what kind of weights it has.
+
+    A backbone goes before a trained network of the same name.
+    """
+    from heads import zoo
+    from heads.load import load
+    from heads.network import build
+    from heads.spec import default_spec
+    from models.backbone import create_backbone, list_backbones
+
+    if "+" in name and not Path(name).is_file():
+        spec = default_spec(name)
+        return build(spec), spec.input_size, "random"
+    trained = name == DEFAULT or Path(name).is_file()
+    if not trained and (
+        name in list_backbones() or name not in (entry.name for entry in zoo.entries())
+    ):
+        return create_backbone(name), POSE_INPUT, "random"
+    network = load(resolve_default() if name == DEFAULT else name)
+    return network, network.spec.input_size, "its own"
 
 
 def usual_head(backbone: str, task: str) -> str:

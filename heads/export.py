@@ -5,7 +5,9 @@ the file need not import torch; `python -m heads.export --graphs` writes what ne
 """
 
 import importlib.util
+import os
 import sys
+import threading
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -163,6 +165,15 @@ def export_graphs() -> None:
             export_graph(load(entry.name), FOLDER / f"{entry.name}{ENDING}")
 
 
+WHILE_STDIN = "--while-stdin"
+"""First argument of a process that is to end when its standard input does: its parent is gone."""
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)  # whatever torch is at; what is not written whole is not there
+
+
 def main(source: str, target: str = "", network: str | None = None) -> int:
     """Exports what `heads.load.load` takes; 0, or with a line on stderr 1, or 2 if unwritable."""
     torch.set_num_threads(1)
@@ -178,4 +189,8 @@ def main(source: str, target: str = "", network: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if arguments[0] == WHILE_STDIN:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        arguments = arguments[1:]
+    sys.exit(main(*arguments))

@@ -270,6 +270,46 @@ def test_predict_takes_boxes(tmp_path: Path) -> None:
     assert "boxes are" in run("predict", STREET, "--boxes", "[[1,2]]", ok=False)
 
 
+def test_profile_takes_trained_networks(tmp_path: Path) -> None:
+    output = run("profile", "movenet_thunder", "--no-layers")
+    assert "movenet_thunder at 256x256: 6,226,046 parameters, 1.2" in output
+    assert "its own weights" in output
+    assert "hrnet_w18_small at 256x192" in run("profile", "hrnet_w18_small", "--no-layers")
+    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(path, spec, build(spec).state_dict())
+    assert "at 64x64" in run("profile", path, "--no-layers").replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/no/such"), "/no/such: No such file"),
+        (OSError(28, "No space left on device"), "hrpose: No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(hrpose, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        hrpose.main()
+    assert ended.value.code == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(hrpose, "app", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        hrpose.main()
+
+
 def test_predict_takes_a_detector() -> None:
     assert "1 people" in run("predict", STREET, "--detector", "none", "--flip-test")
 

@@ -11,14 +11,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from heads.skeleton import Skeleton
-from models.errors import HrposeError, SpecError
+from models.errors import SpecError
+from training.errors import AnnotationError
 from training.findings import Sound
 
 Box = tuple[float, float, float, float]
-
-
-class AnnotationError(HrposeError):
-    """Annotations, detections or results that cannot be used; names the file and the entry."""
 
 
 class _Photograph(BaseModel):
@@ -152,6 +149,16 @@ def read_json(path: Path) -> Any:
         raise AnnotationError(f"{path.name} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise AnnotationError(f"{path.name} is no JSON: {error}") from error
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """What a COCO annotation file holds, its three lists; AnnotationError where it is none."""
+    content = read_json(path)
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise AnnotationError(f"{path.name} is no COCO keypoint file: it has no list {part!r}")
+    whole: dict[str, Any] = content
+    return whole
 
 
 def checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:

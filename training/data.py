@@ -5,7 +5,6 @@ code crowds, people without labelled keypoints and boxes without area are left o
 clipped to their photograph.
 """
 
-import json
 import logging
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from heads.geometry import Size, clip_box
 from heads.image import read_image
 from heads.skeleton import Skeleton
 from models.errors import SpecError
+from training.annotations import read_coco
 from training.augment import Augmentation
 from training.doctor import examine
 from training.errors import DataError
@@ -84,20 +84,16 @@ def read_samples(
     Fields beside COCO's that count: `primary` 0 (not trained on), `scores` (how sure a label is, 1
     for people's own), `source` (of the annotation). Raises DataError with the entry's id.
     """
+    content, category, skeleton = read_keypoints(annotations, sound)
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        content = content if sound is None else sound.part_of(content)
-        category = next(c for c in content["categories"] if c.get("keypoints"))
         files = {
             image["id"]: (image["file_name"], (image["height"], image["width"]))
             for image in content["images"]
         }
-        entries = list(content["annotations"])
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
-    skeleton = skeleton_of(annotations.name, category)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{annotations.name}: an image cannot be read: {error!r}") from error
     samples = []
-    for entry in entries:
+    for entry in content["annotations"]:
         if not isinstance(entry, dict):
             raise DataError(f"{annotations.name}: an annotation has no fields: {entry!r}")
         if entry.get("category_id", category.get("id")) != category.get("id"):
@@ -134,12 +130,23 @@ def read_together(
     return samples, skeleton
 
 
-def skeleton_of(name: str, category: Mapping[str, Any]) -> Skeleton:
-    """What a file's keypoints are; DataError names the file."""
+def read_keypoints(
+    annotations: Path, sound: Sound | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Skeleton]:
+    """A COCO keypoint file's content, its first category with keypoints, and what those are.
+
+    sound: what of the file is read; None: everything. Raises DataError.
+    """
+    content = read_coco(annotations)
+    content = content if sound is None else sound.part_of(content)
+    categories = (c for c in content["categories"] if isinstance(c, dict) and c.get("keypoints"))
+    category = next(categories, None)
+    if category is None:
+        raise DataError(f"{annotations.name}: no category has keypoints")
     try:
-        return Skeleton.from_coco_category(category)
+        return content, category, Skeleton.from_coco_category(category)
     except SpecError as error:
-        raise DataError(f"{name}: {error}") from error
+        raise DataError(f"{annotations.name}: {error}") from error
 
 
 def _sample(

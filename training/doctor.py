@@ -8,7 +8,6 @@
 What is looked for stands in `checks`, `repeats` and `sides`; pictures are in `contact_sheet`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from training.advice import (
     flip_pairs,
     given_fields,
 )
+from training.annotations import read_coco
 from training.checks import check_entries, check_images
 from training.errors import DataError
 from training.findings import Finding, Findings, Labelled
@@ -146,24 +146,12 @@ def examine(annotations: Path, images: Path | None = None, *, pixels: bool = Tru
 def _read(path: Path, images: Path | None, findings: Findings) -> tuple[dict[str, Any], Path]:
     """The content as COCO's, and the folder of its images."""
     if not is_yolo(path):
-        return _read_coco(path), images or path.parent
+        return read_coco(path), images or path.parent
     bad: list[DataError] = []
     content, folder = read_yolo(path, bad=bad)
     for error in bad:
         findings.add("error", "label-file", str(error))
     return content, folder
-
-
-def _read_coco(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} is no COCO keypoint file: {error}") from error
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise DataError(f"{path.name} is no COCO keypoint file: it has no list {part!r}")
-    whole: dict[str, Any] = content
-    return whole
 
 
 def _skeleton(

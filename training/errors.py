@@ -3,6 +3,7 @@
 HrposeError
 ├── RecipeError         a recipe that cannot be meant: names the key
 ├── DataError           a data set that cannot be used: names file and entry
+│   └── AnnotationError annotations, detections or results among it
 ├── StateError          a run's state file that cannot be written, read, or gone on with
 ├── WorkersError        processes of one run that cannot meet, or would go on apart
 └── TrainingDiverged    a loss that is no number any more
@@ -17,6 +18,10 @@ class RecipeError(HrposeError):
 
 class DataError(HrposeError):
     """A data set that cannot be used; the message has the file and the entry."""
+
+
+class AnnotationError(DataError):
+    """Annotations, detections or results that cannot be used; names the file and the entry."""
 
 
 class StateError(HrposeError):

@@ -33,7 +33,8 @@ from heads.image import read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
 from training import metrics
-from training.annotations import AnnotationError, Annotations, Box, checked, load_detections
+from training.annotations import Annotations, Box, checked, load_detections
+from training.errors import AnnotationError
 
 BoxesFrom = Literal["gt", "detector"]
 Predict = Callable[[Any, Sequence[Box] | None], Sequence[Person]]

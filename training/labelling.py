@@ -27,9 +27,9 @@ from heads.image import SUFFIXES, Image, read_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
-from training.annotations import AnnotationError, Box, checked, read_json
+from training.annotations import Box, checked, read_json
 from training.checks import BOX_AREA_SHARE, SLACK_PX
-from training.errors import DataError
+from training.errors import AnnotationError, DataError
 
 SURE, UNSURE = 0.3, 0.2
 LEAST_SEEN = 6

@@ -1,6 +1,5 @@
 """Learning to find everybody in a photograph in one pass: center maps, and a detector's boxes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
 from training.answers import answers
 from training.augment import recoloured
-from training.data import read_together, skeleton_of
+from training.data import read_keypoints, read_together
 from training.errors import DataError
 from training.evaluate import predict_all, score
 from training.findings import Sound
@@ -131,17 +130,14 @@ def read_photos(
     Who has no labelled keypoint still has a box to be found by.
     sound: what of the file is read; None: everything.
     """
+    content, category, skeleton = read_keypoints(annotations, sound)
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        content = content if sound is None else sound.part_of(content)
-        category = next(c for c in content["categories"] if c.get("keypoints"))
         entries: dict[Any, list[Mapping[str, Any]]] = {i["id"]: [] for i in content["images"]}
         for entry in content["annotations"]:
-            if entry.get("category_id", category["id"]) == category["id"]:
+            if entry.get("category_id", category.get("id")) == category.get("id"):
                 entries[entry["image_id"]].append(entry)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise DataError(f"{annotations.name} is no COCO keypoint file: {error!r}") from error
-    skeleton = skeleton_of(annotations.name, category)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{annotations.name}: an entry cannot be read: {error!r}") from error
     count = len(skeleton.keypoints)
     photos = [
         _photo(annotations.name, image, entries[image["id"]], images, count)

@@ -31,6 +31,9 @@ log = logging.getLogger("hrpose")
 
 TIMEOUT_S = 600.0
 
+WHILE_STDIN = "--while-stdin"
+"""Tells the exporting process to end with its standard input; `heads.export` would import torch."""
+
 CANNOT_WRITE = 2
 """What the exporting process answers where the file cannot be written."""
 
@@ -193,16 +196,21 @@ def _write(target: Path, source: str | Path, network: str | None) -> None:
 
 
 def _export(target: Path, source: str | Path, network: str | None) -> None:
-    """Runs `heads.export` in a process of its own, from where this code lies."""
+    """Runs `heads.export` in a process of its own, from where this code lies.
+
+    It ends when this process does: its standard input is a pipe that nobody writes to, which the
+    system closes for a killed process too.
+    """
     root = str(Path(__file__).resolve().parents[2])
     searched = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    arguments = [str(source), str(target), *([network] if network else [])]
+    arguments = [WHILE_STDIN, str(source), str(target), *([network] if network else [])]
+    held_by_child, held_here = os.pipe()
     try:
         done = subprocess.run(  # nosec B603 # our own module; arguments are the operator's
             # -P: what lies in the folder where the server was started is not imported.
             [sys.executable, "-P", "-m", "heads.export", *arguments],
             env={**os.environ, "PYTHONPATH": searched},
-            stdin=subprocess.DEVNULL,
+            stdin=held_by_child,
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -210,6 +218,9 @@ def _export(target: Path, source: str | Path, network: str | None) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"exporting {source} took more than {TIMEOUT_S:.0f} s") from error
+    finally:
+        os.close(held_by_child)
+        os.close(held_here)
     said = done.stderr.strip().rpartition("\n")[2]
     if done.returncode == CANNOT_WRITE:
         raise OSError(said)

@@ -123,7 +123,7 @@ def test_only_the_first_category_with_keypoints_is_read(people: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no COCO keypoint file"),
+        ("{", "is no JSON"),
         ("[]", "has no list 'images'"),
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
         ('{"images": [], "annotations": [], "categories": [{}]}', "no category with keypoints"),

@@ -18,12 +18,12 @@ from heads.image import encode_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from training.annotations import (
-    AnnotationError,
     Annotations,
     Box,
     load_annotations,
     load_detections,
 )
+from training.errors import AnnotationError
 from training.evaluate import predict_all, score, write_results
 
 

@@ -15,10 +15,10 @@ from heads.person import Box, Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec, default_spec
 from tests.conftest import ROOT
-from training.annotations import AnnotationError, load_annotations
+from training.annotations import load_annotations
 from training.data import check_images, read_samples
 from training.doctor import examine
-from training.errors import DataError
+from training.errors import AnnotationError, DataError
 from training.labelling import (
     CROWD,
     NO_AREA,

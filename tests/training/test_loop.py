@@ -284,7 +284,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(data: Path, tmp_path: P
     process = run(str(data / "tiny.toml"), "--data", str(tmp_path), "--runs", str(tmp_path / "r"))
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert error.startswith("tiny.toml: people.json is no COCO keypoint file")
+    assert error.startswith("tiny.toml: people.json cannot be read: No such file or directory")
     assert "Traceback" not in error
 
 

@@ -170,9 +170,9 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 def test_files_that_are_no_toml_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=r"broken\.toml cannot be read"):
+    with pytest.raises(RecipeError, match=r"broken\.toml is no TOML"):
         read_recipe(path)
-    with pytest.raises(RecipeError, match=r"missing\.toml cannot be read"):
+    with pytest.raises(RecipeError, match=r"missing\.toml cannot be read: No such file"):
         read_recipe(tmp_path / "missing.toml")
 
 

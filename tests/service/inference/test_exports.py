@@ -1,15 +1,23 @@
 """What the cache of exports keeps: the newest of each network, however often it is swapped."""
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from heads.checkpoint import load_arrays, save_arrays
+from heads.checkpoint import load_arrays, save_arrays, save_checkpoint
+from heads.network import build
+from heads.spec import default_spec
 from heads.zoo import locate
 from service.inference import exports
 from service.inference.exports import KEPT, Exports
+from tests.conftest import ROOT
+from tests.processes import family
 
 
 @pytest.fixture
@@ -89,3 +97,36 @@ def test_nothing_is_removed_where_nothing_was_exported(cache: Path, tmp_path: Pa
     blob.write_bytes(bytes(10 * made.stat().st_size))
     assert Exports().get(tmp_path / "best.safetensors") == made
     assert blob.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read from /proc")
+def test_a_killed_process_leaves_no_export_running(tmp_path: Path) -> None:
+    source, target = tmp_path / "own.safetensors", tmp_path / "x.onnx"
+    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
+    save_checkpoint(source, spec, build(spec).state_dict())
+    code = f"""
+from pathlib import Path
+from service.inference import exports
+exports._export(Path({str(target)!r}), Path({str(source)!r}), None)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
+        _wait(lambda: len(family(process.pid)) == 2)
+        exporting = family(process.pid)[1]
+        process.kill()
+    _wait(lambda: not _runs(exporting))
+    assert not target.exists()
+
+
+def _runs(pid: int) -> bool:
+    """Nobody may be there to take note of its end; its command line is empty then."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
