@@ -4,10 +4,13 @@ Zhang, Zhu, Ye 2019, "Fast Human Pose Estimation", arXiv:1811.05419: the student
 teacher is unsure, and gets a target for keypoints that nobody labelled.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from heads.geometry import cell_scale
 from heads.load import load
 from heads.network import input_tensor
 from heads.spec import NetworkSpec
@@ -41,13 +44,19 @@ class Teacher:
                 f"those of {student.name} have {ours[0]} and {ours[1]}"
             )
         self._kind = kind
-        self._size, self._heatmap_size = spec.input_size, student.heatmap_size
+        self._size = spec.input_size
+        grid = _places(student, spec)
+        same = np.meshgrid(*(np.linspace(-1, 1, n) for n in spec.heatmap_size), indexing="ij")
+        as_it_is = student.heatmap_size == spec.heatmap_size and np.allclose(
+            grid, np.stack(same[::-1], axis=-1), atol=1e-6
+        )
+        self._grid = None if as_it_is else torch.from_numpy(grid).to(device)
 
     def heatmaps(self, images: Tensor) -> Tensor:
-        """RGB uint8 [N, H, W, 3] as the student sees them -> [N, K, h, w] at the student's size.
+        """RGB uint8 [N, H, W, 3] as the student sees them -> [N, K, h, w] at the student's cells.
 
-        Where the teacher's input has other sides, the crops are resized to it. A center network
-        teaches with its heatmap branch.
+        Where the teacher's input has other sides, the crops are resized to it; its maps are read
+        where the student's cells lie. A center network teaches with its heatmap branch.
         """
         spec, kind = self._network.spec, self._kind
         mixed = torch.autocast(images.device.type, kind, enabled=kind != torch.float32)
@@ -58,6 +67,26 @@ class Teacher:
             answer = self._network(x)
         maps: Tensor = answer["kpt_heatmap"].sigmoid() if isinstance(answer, dict) else answer
         maps = maps.float()
-        if maps.shape[2:] != self._heatmap_size:
-            maps = F.interpolate(maps, size=self._heatmap_size, mode="bilinear")
-        return maps.clone()  # an inference tensor must not meet autograd
+        maps = maps.clone()  # an inference tensor must not meet autograd
+        if self._grid is None:
+            return maps
+        grid = self._grid.expand(len(maps), -1, -1, -1)
+        return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
+
+
+def _places(student: NetworkSpec, teacher: NetworkSpec) -> npt.NDArray[np.float32]:
+    """Where the student's cells lie in the teacher's maps: [h, w, 2], from -1, first cell, to 1.
+
+    The student's pixels become the teacher's as `F.interpolate` resizes: edges fall on edges.
+    """
+    scale = cell_scale(student.input_size, student.heatmap_size, student.alignment)
+    across = [np.arange(n) * s for n, s in zip(student.heatmap_size[::-1], scale, strict=True)]
+    points = np.stack(np.meshgrid(*across), axis=-1)  # [h, w, 2] as (x, y), the student's pixels
+    factor = np.array(teacher.input_size[::-1]) / np.array(student.input_size[::-1])
+    points = (points + 0.5) * factor - 0.5
+    if teacher.head.kind == "center":
+        cells = teacher.center_codec().to_cells(points)
+    else:
+        cells = points / cell_scale(teacher.input_size, teacher.heatmap_size, teacher.alignment)
+    last = np.array(teacher.heatmap_size[::-1]) - 1
+    return np.asarray(2 * cells / last - 1, np.float32)

@@ -63,6 +63,25 @@ def test_a_center_network_teaches_with_its_heatmaps() -> None:
     assert 0 <= said.min() < said.max() <= 1
 
 
+@pytest.mark.parametrize("size", [(128, 96), (256, 256)])
+def test_a_teachers_maps_are_read_where_the_students_cells_lie(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is to say of each cell how far right it is, in pixels of its own input."""
+    student = spec_of(size)
+    teacher = Teacher("movenet_thunder", student, CPU)
+    codec = load("movenet_thunder").spec.center_codec()
+    share = torch.from_numpy(codec.to_pixels(np.arange(64.0))) / 512 + 0.25  # of 1, in the middle
+    ramp = share.logit().expand(2, 17, 64, 64)
+    monkeypatch.setattr(teacher._network, "forward", lambda _: {"kpt_heatmap": ramp})
+    said = (teacher.heatmaps(views(*size)) - 0.25) * 512
+    pixels = np.linspace(0, size[1] - 1, size[1] // 4)  # udp: the last cell is the last pixel
+    wanted = (pixels + 0.5) * 256 / size[1] - 0.5
+    inside = wanted <= codec.to_pixels(np.array(63.0))
+    assert inside.sum() >= len(inside) - 1
+    np.testing.assert_allclose(said[0, 0, 5][inside], wanted[inside], atol=1e-3)
+
+
 def test_a_teacher_of_other_keypoints_is_refused(teacher_file: Path) -> None:
     hand = Skeleton(name="hand", keypoints=("wrist", "tip"))
     student = spec_of((64, 64)).model_copy(update={"skeleton": hand})
