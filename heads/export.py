@@ -169,8 +169,13 @@ WHILE_STDIN = "--while-stdin"
 """First argument of a process that is to end when its standard input does: its parent is gone."""
 
 
+STDIN = 0
+
+
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: Python aborts at its end where a thread still reads that.
+    while os.read(STDIN, 4096):
+        pass
     os._exit(1)  # whatever torch is at; what is not written whole is not there
 
 

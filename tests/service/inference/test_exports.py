@@ -12,6 +12,7 @@ import pytest
 
 from heads.checkpoint import load_arrays, save_arrays, save_checkpoint
 from heads.network import build
+from heads.onnx_file import read_onnx_spec
 from heads.spec import default_spec
 from heads.zoo import locate
 from service.inference import exports
@@ -101,9 +102,7 @@ def test_nothing_is_removed_where_nothing_was_exported(cache: Path, tmp_path: Pa
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read from /proc")
 def test_a_killed_process_leaves_no_export_running(tmp_path: Path) -> None:
-    source, target = tmp_path / "own.safetensors", tmp_path / "x.onnx"
-    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
-    save_checkpoint(source, spec, build(spec).state_dict())
+    source, target = _needs_torch(tmp_path / "own.safetensors"), tmp_path / "x.onnx"
     code = f"""
 from pathlib import Path
 from service.inference import exports
@@ -115,6 +114,19 @@ exports._export(Path({str(target)!r}), Path({str(source)!r}), None)
         process.kill()
     _wait(lambda: not _runs(exporting))
     assert not target.exists()
+
+
+def test_torch_exports_in_a_process_that_ends_well(cache: Path, tmp_path: Path) -> None:
+    made = Exports().get(_needs_torch(tmp_path / "own.safetensors"))
+    assert made.parent == cache
+    assert read_onnx_spec(made).input_size == (64, 64)
+
+
+def _needs_torch(path: Path) -> Path:
+    """A checkpoint of a structure that no graph came along for."""
+    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
+    save_checkpoint(path, spec, build(spec).state_dict())
+    return path
 
 
 def _runs(pid: int) -> bool:
