@@ -15,6 +15,8 @@ from service.inference.estimator import load
 if TYPE_CHECKING:
     import torch
 
+    from training.annotations import Annotations
+
 
 def compress(
     network: Annotated[str, typer.Argument(help="A name of `hrpose models` or a checkpoint.")],
@@ -51,6 +53,13 @@ def compress(
     if out_file.suffix != ".safetensors":
         raise typer.BadParameter(f"--out is a .safetensors file; got {out_file.name}")
     source = resolve_default() if network == DEFAULT else network
+    if out_file.resolve() == Path(source).resolve():
+        raise typer.BadParameter(f"--out is {source} itself, which would be gone")
+    truth = None
+    if annotations is not None:
+        from training.annotations import load_annotations
+
+        truth = load_annotations(annotations)
     original, packed = load_network(source), load_network(source)
     if prune is not None:
         methods.prune_smallest(packed, prune)
@@ -68,7 +77,7 @@ def compress(
         "bytes_float32": before,
         "bytes": after,
     }
-    row |= _score_change(network, out_file, original.spec, annotations, images)
+    row |= _score_change(network, out_file, original.spec, truth, images)
     out.print(
         f"{row['network']}, {row['method']}: {before / 1e6:.2f} MB as float32 -> {after / 1e6:.2f} "
         f"MB ({before / after:.1f}x smaller). {row['score']}",
@@ -82,10 +91,10 @@ def _bytes_as_float32(network: "torch.nn.Module") -> int:
 
 
 def _score_change(
-    before: str, after: Path, spec: NetworkSpec, annotations: Path | None, images: Path | None
+    before: str, after: Path, spec: NetworkSpec, truth: "Annotations | None", images: Path | None
 ) -> dict[str, Any]:
     """What packing changed, measured; says so where nothing was given to measure it on."""
-    if images is None or (spec.task != "classify" and annotations is None):
+    if images is None or (spec.task != "classify" and truth is None):
         return {
             "score": "Not measured: give --annotations and --images (or --images, to classify)."
         }
@@ -98,11 +107,9 @@ def _score_change(
             "same_top1": same,
             "score": f"Same first class on {same} of {len(photos)} photographs.",
         }
-    from training.annotations import load_annotations
     from training.evaluate import score
 
-    assert annotations is not None
-    truth = load_annotations(annotations)
+    assert truth is not None
     boxes = "gt" if spec.task == "pose" else "detector"
     ap = [
         score(truth, answers(load(name), truth, images, boxes, False)).ap

@@ -14,10 +14,12 @@ from heads.errors import ImageError
 from heads.image import photographs
 from heads.photo import Photo, read_photo
 from models.errors import HrposeError
+from service.errors import InvalidParameter
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
-out = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+# Without markup: file names may have brackets.
+out = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+errors = Console(stderr=True, markup=False)
 
 ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]
 DetectorOption = Annotated[
@@ -37,6 +39,16 @@ def can_be_written(path: Path | None) -> Path | None:
         # A folder on the way to a new file, or the file itself.
         if os.path.isdir(there) == (there == way[0]) or not os.access(there, os.W_OK):
             raise typer.BadParameter(f"{path} cannot be written")
+    return path
+
+
+def can_be_folder(path: Path | None) -> Path | None:
+    """The folder of an option, there or not, before there is work to lose; as can_be_written."""
+    if path is not None:
+        way = (path.absolute(), *path.absolute().parents)
+        there = next(each for each in way if os.path.exists(each))
+        if not os.path.isdir(there) or not os.access(there, os.W_OK):
+            raise typer.BadParameter(f"{path} is no folder that can be written to")
     return path
 
 
@@ -63,20 +75,22 @@ def files_of(photos: Sequence[Path]) -> list[Path]:
 
 
 def look_at(files: Sequence[Path], look: Callable[[Path, Photo], None]) -> bool:
-    """Calls `look` with each photograph; one that cannot be read is told, and the others go on.
+    """Calls `look` with each photograph, and tells of one that cannot be read; the others go on.
 
-    False where there was such a one.
+    As of one that given boxes lie outside of. False where there was such a one.
     """
-    all_read = True
+    all_answered = True
     for path in files:
         try:
             with read_photo(path) as photo:
                 look(path, photo)
-        except ImageError as error:
-            all_read = False
+        except (ImageError, InvalidParameter) as error:
+            if isinstance(error, InvalidParameter) and error.parameter != "boxes":
+                raise
+            all_answered = False
             said = str(error)
             errors.print(said if path.name in said else f"{path.name}: {said}", highlight=False)
-    return all_read
+    return all_answered
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from commands.console import DetectorOption, JsonOption, errors, out, write_json
+from commands.console import (
+    DetectorOption,
+    JsonOption,
+    can_be_folder,
+    errors,
+    out,
+    write_json,
+)
 from heads.person import Box, Person
 from heads.photo import Photo, read_photo
 from heads.spec import NetworkSpec
@@ -39,7 +46,8 @@ def evaluate(
         Precision, typer.Option(help="`fast`: bfloat16, where OpenVINO has it.")
     ] = DEFAULT_PRECISION,
     results: Annotated[
-        Path | None, typer.Option(help="Folder for COCO result files, one a network.")
+        Path | None,
+        typer.Option(help="Folder for COCO result files, one a network.", callback=can_be_folder),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -48,14 +56,17 @@ def evaluate(
     from training.evaluate import score, write_results
 
     truth = load_annotations(annotations)
-    rows = []
+    rows: list[Scores] = []
     for name in model or _embedded(boxes):
         estimator = load(name, runtime=runtime, precision=precision, detector=detector)
         found = answers(estimator, truth, images, boxes, flip_test)
         used = boxes_used(boxes, estimator.spec, detector)
-        rows.append(score(truth, found, model=estimator.spec.name, boxes=used))
+        # Two files of one recipe have one name.
+        called = estimator.spec.name
+        called = name if called in [row.model for row in rows] else called
+        rows.append(score(truth, found, model=called, boxes=used))
         if results is not None:
-            write_results(results / results_name(estimator.spec.name, boxes), found)
+            write_results(results / results_name(called, boxes), found)
     out.print(_scores_table(rows, flip_test))
     scores = [row.model_dump() for row in rows]
     write_json(

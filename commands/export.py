@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, out, write_json
+from commands.console import JsonOption, can_be_folder, out, write_json
 from models.errors import HrposeError
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.decoding import measure_decoded
@@ -27,7 +27,9 @@ def export(
         Literal["onnx", "openvino"],
         typer.Option("--format", help="onnx: one file; openvino: an .xml and a .bin."),
     ] = "onnx",
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path(),
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder for the files.", callback=can_be_folder)
+    ] = Path(),
     photo: Annotated[
         list[Path] | None, typer.Option(help="Photographs to compare on; noise if left out.")
     ] = None,

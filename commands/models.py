@@ -96,7 +96,7 @@ def weights_verify(
     """Check the hashes of weights on this machine."""
     from heads import zoo
 
-    statuses = {name: zoo.verify(name) for name in names or [e.name for e in zoo.entries()]}
+    statuses = {name: zoo.verify(name) for name in names or zoo.names()}
     for name, status in statuses.items():
         out.print(f"{name}: {status}", highlight=False)
     if any(status == "damaged" for status in statuses.values()):

@@ -111,5 +111,10 @@ def configuration_page() -> str:
             "",
             *_markdown(["flag", "variable", "default", "meaning"], rows),
             "",
+            "Every command heeds two variables more: `HRPOSE_CACHE`, the folder of downloaded "
+            "weights and exports (`~/.cache/hrpose`, or `hrpose` in `$XDG_CACHE_HOME`), and "
+            "`HRPOSE_OFFLINE=1`, which forbids downloads. A public network, as in "
+            "`HRPOSE_MODEL=hrnet_w48`, is downloaded when the server first starts; it needs torch.",
+            "",
         ]
     )

@@ -11,6 +11,7 @@ from commands.console import (
     ModelOption,
     PhotosArgument,
     Refused,
+    can_be_folder,
     can_be_written,
     files_of,
     look_at,
@@ -33,7 +34,9 @@ def predict(
     boxes: Annotated[
         str | None, typer.Option(help="JSON list of [left, top, width, height], one a person.")
     ] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Draw pictures there.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Draw pictures there.", callback=can_be_folder)
+    ] = None,
     model: ModelOption = DEFAULT,
     detector: DetectorOption = DEFAULT_DETECTOR,
     threshold: Annotated[

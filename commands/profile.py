@@ -77,9 +77,7 @@ def _network(name: str) -> "tuple[nn.Module, Size, str]":
         spec = default_spec(name)
         return build(spec), spec.input_size, "random"
     trained = name == DEFAULT or Path(name).is_file()
-    if not trained and (
-        name in list_backbones() or name not in (entry.name for entry in zoo.entries())
-    ):
+    if not trained and (name in list_backbones() or name not in zoo.names()):
         return create_backbone(name), POSE_INPUT, "random"
     network = load(resolve_default() if name == DEFAULT else name)
     return network, network.spec.input_size, "its own"

@@ -28,6 +28,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """How names of photographs end, in lower case, where a folder is looked through for them."""
 
 # Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
+PNG_DEPTH = 24
+"""Where a PNG's header says how many bits a number has."""
+
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Written as RGB by the decoder itself; OpenCV has no names for the reduced ones.
 _REDUCED = {
@@ -116,6 +119,12 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
                 raise ImageError(
                     f"{path.name} is a {file.format} of mode {file.mode}; a mask is a PNG with one "
                     "number of 8 bits a pixel (grey or palette)"
+                )
+            depth = path.read_bytes()[PNG_DEPTH]
+            if file.mode == "L" and depth != 8:
+                raise ImageError(
+                    f"{path.name} has {depth} bits of grey a pixel, which would be scaled to 8; a "
+                    "grey mask has 8"
                 )
             return np.array(file)
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:

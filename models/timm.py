@@ -3,7 +3,7 @@
 timm (Ross Wightman, PyTorch Image Models, Apache-2.0) holds more than a thousand networks and knows
 where the feature maps of each are; this module asks it for those that our strides need and puts
 them under our contract. It is no family: none of its names stands in `list_backbones`, and nothing
-here is imported before one is asked for. The package is an extra: `pip install hrpose[timm]`.
+here is imported before one is asked for. The package is an extra: `pip install '.[timm]'`.
 
 What a network of timm offers is found once, on shapes alone: for each of the strides 4, 8, 16 and
 32 its deepest map, provided that the map of its published input has exactly input / stride cells
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from models.backbone import SIDE_MULTIPLE, Backbone, Facts, FeatureSpec, Variant
 from models.errors import ShapeError, SpecError, UnknownName
+from models.extras import install
 from models.profile import profile
 
 PREFIX = "timm/"
@@ -125,7 +126,8 @@ def _timm() -> Any:
         return import_module("timm")
     except ImportError as error:
         raise SpecError(
-            f"backbones called {PREFIX}... need the package timm: pip install hrpose[timm]"
+            f"backbones called {PREFIX}... need the package timm; "
+            f"run in hrpose's folder: {install('timm')}"
         ) from error
 
 

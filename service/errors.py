@@ -22,6 +22,7 @@ HrposeError
 from concurrent.futures import Future
 
 from models.errors import HrposeError
+from models.extras import install
 
 
 class ServiceError(HrposeError):
@@ -66,10 +67,10 @@ class RuntimeMissing(ServiceError):
     def __init__(self, package: str, runtime: str) -> None:
         self.package = package
         self.runtime = runtime
-        self.command = f"pip install 'hrpose[{runtime}]'"
+        self.command = install(runtime)
         super().__init__(
             f"runtime {runtime} needs the package {package}, which is not installed; "
-            f"run: {self.command}"
+            f"run in hrpose's folder: {self.command}"
         )
 
 

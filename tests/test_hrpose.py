@@ -145,7 +145,7 @@ PNG = encode_image(np.zeros((8, 8, 3), np.uint8), "png")
         (["a.png"], "nested/..", "the picture of a.png would take the place of the photograph"),
         (["link.png"], ".", "the picture of link.png would take the place"),
         (["a.jpg", "other/a.jpg"], "out", "a.jpg and other/a.jpg would both be drawn as out/a.png"),
-        (["a.jpg"], "a.png", "a.png/a.png cannot be written"),
+        (["a.jpg"], "a.png", "a.png is no folder"),
     ],
 )
 def test_predict_writes_over_no_photograph_and_no_other_picture(
@@ -183,6 +183,21 @@ def test_predict_looks_through_folders_and_goes_on_after_a_bad_photograph(tmp_pa
     assert [len(photo["people"]) for photo in answer["photos"]] == [0, 0]
 
 
+def test_predict_goes_on_after_a_photograph_that_a_box_lies_outside_of(tmp_path: Path) -> None:
+    """Brackets in names are no markup."""
+    large = tmp_path / "large [red].png"
+    large.write_bytes(encode_image(np.zeros((300, 300, 3), np.uint8), "png"))
+    (tmp_path / "small [x].png").write_bytes(PNG)
+    boxes = ["--boxes", "[[100, 100, 90, 90]]", "--json", str(tmp_path / "a.json")]
+    result = CliRunner().invoke(hrpose.app, ["predict", str(tmp_path), *boxes])
+    assert result.exit_code == 1
+    said = " ".join(result.output.split())
+    assert "large [red].png: 1 people" in said
+    assert "small [x].png: box [100.0, 100.0, 90.0, 90.0]" in said
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert [Path(photo["image"]).name for photo in answer["photos"]] == [large.name]
+
+
 def test_predict_looks_at_the_pixels_that_the_server_looks_at(tmp_path: Path) -> None:
     """Of a large JPEG those of a smaller decoding."""
     large = tmp_path / "large.jpg"
@@ -204,6 +219,41 @@ def test_compress_says_what_is_wrong_before_it_works(tmp_path: Path, given: list
     assert result.exit_code
     assert "choose one" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compress_writes_over_no_network_and_reads_the_annotations_first(tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    spec = default_spec("mobilenet_v2+deconv", input_size=(64, 64))
+    save_checkpoint(own, spec, build(spec).state_dict())
+    before = own.read_bytes()
+    for out, more, said in (
+        (own, [], "itself"),
+        (tmp_path / "x.safetensors", ["--annotations", str(tmp_path / "no.json")], "no.json"),
+    ):
+        asked = ["compress", str(own), "--int8", "--out", str(out), *more]
+        result = CliRunner().invoke(hrpose.app, asked)
+        assert result.exit_code
+        assert said in f"{result.exception} {result.output}"
+    assert own.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [own]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["export", "hrnet_w18_small", "--out"],
+        ["predict", str(STREET), "--out"],
+        ["evaluate", "--annotations", "a.json", "--images", ".", "--results"],
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused_before_there_is_work(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = CliRunner().invoke(hrpose.app, [*asked, str(folder)])
+        assert result.exit_code == 2
+        assert "no folder that" in result.output
 
 
 def test_predict_draws_into_the_same_folder_again(tmp_path: Path) -> None:
@@ -432,6 +482,13 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
         written = json.loads((tmp_path / "r" / f"mobilenet_v2_heatmap.{boxes}.json").read_text())
         assert len(written) >= 3
     assert "whole images" in run(*common, "--model", "default", "--detector", "none")
+    # A copy has the same name within, and answers of its own.
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(locate("mobilenet_v2_heatmap").read_bytes())
+    run(*common, *wanted, "--model", own, "--boxes", "gt")
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert [row["model"] for row in scores] == ["mobilenet_v2_heatmap", str(own)]
+    assert len(list((tmp_path / "r").glob("*own.safetensors.gt.json"))) == 1
 
 
 def test_errors_are_one_line_and_no_traceback(

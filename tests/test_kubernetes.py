@@ -51,9 +51,8 @@ def test_the_pod_of_kserve_fits_the_schema_of_a_pod() -> None:
     own: dict[str, type[object] | set[str]] = {
         "minReplicas": int,
         "maxReplicas": int,
-        "scaleMetric": {"cpu", "memory", "concurrency", "rps"},
+        "scaleMetric": {"cpu", "memory"},  # in Standard mode; Knative's are concurrency and rps
         "scaleTarget": int,
-        "timeout": int,
     }
     for field, allowed in own.items():
         value = PODS["kserve"][field]
@@ -63,6 +62,15 @@ def test_the_pod_of_kserve_fits_the_schema_of_a_pod() -> None:
     validation.validate(body, validation.latest_version(), strict=True)
     assert KSERVE["apiVersion"] == "serving.kserve.io/v1beta1"
     assert KSERVE["kind"] == "InferenceService"
+    mode = KSERVE["metadata"]["annotations"]["serving.kserve.io/deploymentMode"]
+    assert mode == "Standard"  # what a pod has here, Knative refuses
+
+
+def test_keys_come_from_the_secret(pod: Any) -> None:
+    (container,) = pod["containers"]
+    (keys,) = (entry for entry in container["env"] if entry["name"] == "HRPOSE_API_KEYS")
+    reference = keys["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": "hrpose", "key": "api-keys", "optional": True}
 
 
 def test_a_pod_runs_without_rights(pod: Any) -> None:

@@ -83,7 +83,7 @@ def test_what_needs_torch_says_what_to_install(code: str, extra: str, tmp_path: 
     done = run(code, tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().rpartition("\n")[2]
-    assert f"pip install 'hrpose[{extra}]'" in last or "hrpose weights get" in last, done.stderr
+    assert f"pip install '.[{extra}]'" in last or "hrpose weights get" in last, done.stderr
 
 
 def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
     done = run(code, tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "pip install 'hrpose[torch]'" in " ".join(done.stderr.split())
+    assert "pip install '.[torch]'" in " ".join(done.stderr.split())
 
 
 def test_the_backbones_that_are_answered_are_those_of_the_code() -> None:
@@ -109,4 +109,4 @@ def test_every_extra_that_is_named_exists_and_serving_needs_no_torch() -> None:
 
 def test_a_network_that_cannot_run_here_is_a_conflict_with_the_command() -> None:
     problem, fields = describe(RuntimeMissing("torch", "torch"))
-    assert (problem.status, fields["command"]) == (409, "pip install 'hrpose[torch]'")
+    assert (problem.status, fields["command"]) == (409, "pip install '.[torch]'")

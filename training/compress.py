@@ -91,7 +91,10 @@ def prune_smallest(network: nn.Module, share: float) -> None:
 
 
 def save_packed(path: Path, network: Network, pack: Pack) -> None:
-    """Writes a checkpoint with every weight of two or more axes packed, the rest as float16."""
+    """Writes a checkpoint with every weight of two or more axes packed, the rest as float16.
+
+    It is called `<name>_packed`, and scores that the network was published with are not its own.
+    """
     stored: dict[str, Array] = {}
     for name, tensor in network.state_dict().items():
         parts = pack(tensor.detach()) if tensor.ndim >= 2 else None
@@ -99,7 +102,10 @@ def save_packed(path: Path, network: Network, pack: Pack) -> None:
             stored[name] = as_half(tensor.numpy())
         else:
             stored |= {f"{name}|{part}": array for part, array in parts.items()}
-    save_arrays(path, network.spec, stored)
+    spec = network.spec
+    provenance = spec.provenance.model_copy(update={"scores": {}})
+    packed = {"name": f"{spec.name}_packed", "provenance": provenance}
+    save_arrays(path, spec.model_copy(update=packed), stored)
 
 
 def _layers(network: nn.Module) -> Iterator[nn.Module]:

@@ -89,7 +89,7 @@ def _report(error: DataError, bad: list[DataError] | None) -> None:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = yaml.safe_load(text)  # type: ignore[no-untyped-call]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from error
@@ -164,11 +164,19 @@ def _images(
             if start.is_dir():
                 yield from sorted(f for f in start.rglob("*") if f.suffix.lower() in SUFFIXES)
             elif start.suffix == ".txt" and start.is_file():
-                for number, line in enumerate(start.read_text(encoding="utf-8").splitlines(), 1):
+                for number, line in enumerate(_lines(start), 1):
                     if line.strip():
                         yield _listed(start, number, line.strip(), root)
             else:
                 raise DataError(f"{path.name}: {split} is no folder and no list of files: {place}")
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a list of files; Windows' editors write a mark before the first."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from error
 
 
 def _listed(source: Path, number: int, line: str, root: Path) -> Path:
@@ -196,7 +204,7 @@ def _labels(
     if not path.is_file():
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is no text: {error}") from error
     for number, line in enumerate(lines, start=1):

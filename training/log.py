@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from heads.image import Image, encode_image
+from models.extras import install
 from training.errors import RecipeError
 from training.state import Progress
 
@@ -31,7 +32,8 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise RecipeError(
-                    "watch.tensorboard needs the package tensorboard: pip install hrpose[train]"
+                    "watch.tensorboard needs the package tensorboard; run in hrpose's folder: "
+                    + install("train")
                 ) from error
             self._events = SummaryWriter(folder / "tensorboard")
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ EMBEDDED_DEFAULT = "mobilenet_v2_heatmap"
 """The embedded network with the best AP on the validation photos; docs/scores.md has the table."""
 
 OFFICIAL_DEFAULTS = ("hrnet_w48", "hrnet_w32")
-"""Official HRNet files win the default as soon as they are in the cache."""
+"""Official HRNet files win the default as soon as they are in the cache, where torch is."""
 
 DEFAULT_CLASSIFIER = "efficientnet_lite0"
 """Its weights come with a Python package that hrpose depends on."""
@@ -302,7 +303,12 @@ def _backbones() -> frozenset[str]:
 
 
 def resolve_default() -> str:
-    """What `default` means here: an official HRNet in the cache, or the embedded network."""
+    """What `default` means here: an official HRNet in the cache, or the embedded network.
+
+    Where torch is not installed nothing could make the official one ready.
+    """
+    if find_spec("torch") is None:
+        return EMBEDDED_DEFAULT
     return next((name for name in OFFICIAL_DEFAULTS if is_here(name)), EMBEDDED_DEFAULT)
 
 

@@ -26,6 +26,7 @@ from heads.errors import CheckpointError, ExportError
 from heads.files import write_whole
 from heads.graphs import assemble
 from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec
+from models.extras import install
 
 log = logging.getLogger("hrpose")
 
@@ -190,7 +191,7 @@ def _write(target: Path, source: str | Path, network: str | None) -> None:
     if not with_torch:
         raise ExportError(
             f"{path.name} has to be exported once by torch, which is not installed; "
-            "run: pip install 'hrpose[torch]'"
+            f"run in hrpose's folder: {install('torch')}"
         )
     _export(target, source, network)
 

@@ -14,6 +14,7 @@ from heads.center_codec import BOX_MAPS
 from heads.errors import CheckpointError, ExportError
 from heads.onnx_file import read_onnx_spec
 from heads.spec import NetworkSpec
+from models.extras import install
 from service.errors import InvalidParameter, RuntimeMissing
 from service.inference.catalogue import is_here
 from service.inference.cores import cores
@@ -178,7 +179,7 @@ class Loader:
         if compute.runtime == "torch":
             raise CheckpointError(
                 f"{file.name} is an exported network, which torch does not run; take another "
-                "runtime: pip install 'hrpose[openvino]'"
+                f"runtime: {install('openvino')} in hrpose's folder"
             )
         # OpenVINO knows a file by its path, size and second: only names with a hash are safe.
         folder = compiled_folder()

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from heads.load import load, load_public
 from heads.network import build, input_tensor
 from heads.spec import (
     BackboneSpec,
+    CodecSpec,
     NetworkSpec,
     Normalisation,
     PyramidHead,
@@ -145,3 +147,15 @@ def test_a_pyramid_head_answers_movenets_heatmaps() -> None:
     assert isinstance(heatmaps, torch.Tensor)
     assert isinstance(maps, dict)
     assert torch.equal(heatmaps, maps["kpt_heatmap"].sigmoid())
+
+
+def test_an_option_of_another_kind_is_refused_in_words() -> None:
+    spec = default_spec("mobilenet_v2+deconv")
+    backbone = spec.backbone.model_copy(update={"options": {"width_multiplier": "wide"}})
+    with pytest.raises(SpecError, match=r"mobilenet_v2 cannot be built with .*'wide'"):
+        build(spec.model_copy(update={"backbone": backbone}))
+
+
+def test_a_blur_without_a_middle_is_refused() -> None:
+    with pytest.raises(ValidationError, match="a blur's side is odd; got 10"):
+        CodecSpec(blur_kernel=10)

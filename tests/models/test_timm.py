@@ -225,6 +225,6 @@ def test_inputs_are_checked_as_everywhere() -> None:
 def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     for ask in (facts, create_backbone):
-        with pytest.raises(HrposeError, match=re.escape("pip install hrpose[timm]")):
+        with pytest.raises(HrposeError, match=re.escape("pip install '.[timm]'")):
             ask("timm/resnet18")
     assert create_backbone("resnet18", strides=(4,)).specs == (FeatureSpec(4, 64),)

@@ -30,6 +30,17 @@ def network() -> Network:
     return build(default_spec("mobilenet_v2+classify")).eval()
 
 
+def test_what_is_packed_claims_no_score_and_no_name_of_the_original(
+    network: Network, tmp_path: Path
+) -> None:
+    scored = network.spec.provenance.model_copy(update={"scores": {"top-1": 0.7}})
+    network.spec = network.spec.model_copy(update={"provenance": scored})
+    save_packed(tmp_path / "small.safetensors", network, eight_bits)
+    packed = load_network(tmp_path / "small.safetensors").spec
+    assert packed.name == f"{network.spec.name}_packed"
+    assert packed.provenance.scores == {}
+
+
 def loaded_weight(path: Path) -> Any:
     return load_network(path).state_dict()[WEIGHT]
 

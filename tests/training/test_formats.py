@@ -191,6 +191,18 @@ def test_a_list_of_files_is_a_split_too(data: Path) -> None:
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
 
 
+def test_lists_and_labels_of_windows_editors_are_read_or_refused(data: Path) -> None:
+    """They begin files with a mark, or write two bytes a letter."""
+    listed, label = data.parent / "some.txt", data.parent / "labels" / "train" / "1.txt"
+    listed.write_text("images/train/1.png\n", encoding="utf-8-sig")
+    label.write_text(label.read_text(), encoding="utf-8-sig")
+    content, _ = read_yolo(change(data, train="some.txt", val=["images/train"]))
+    assert content["images"][0]["file_name"] == "images/train/1.png"
+    listed.write_text("images/train/1.png\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"some\.txt cannot be read"):
+        read_yolo(data)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,8 +1,11 @@
 """Learning the class of every pixel: discs on a background, found again after a few steps."""
 
+import struct
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,17 @@ def test_a_run_learns_regions_and_the_server_answers_with_them(
     assert (answer.class_map == true)[true != IGNORED].mean() > 0.9
 
 
+def four_bits(row: bytes) -> bytes:
+    """A grey PNG of four bits a pixel and one row."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2 * len(row), 1, 4, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", compress(b"\0" + row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
 def test_a_mask_is_read_by_its_numbers_not_its_colours(data: Path, tmp_path: Path) -> None:
     indexed = np.array([[0, 1], [2, IGNORED]], np.uint8)
     picture = Pillow.fromarray(indexed, "P")
@@ -97,6 +111,13 @@ def test_a_mask_is_read_by_its_numbers_not_its_colours(data: Path, tmp_path: Pat
     Pillow.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
     with pytest.raises(ImageError, match=r"rgb\.png is a PNG of mode RGB; a mask is"):
         read_mask(tmp_path / "rgb.png")
+    # Four bits of grey: Pillow would make 0, 17, 34 and 51 of these.
+    assert cv2.imwrite(str(tmp_path / "16.png"), np.zeros((2, 2), np.uint16))
+    Pillow.frombytes("1", (8, 1), b"\xaa").save(tmp_path / "one.png")
+    (tmp_path / "grey4.png").write_bytes(four_bits(bytes([0x01, 0x23])))
+    for name, said in (("16", "mode I;16"), ("one", "mode 1;"), ("grey4", "4 bits of grey")):
+        with pytest.raises(ImageError, match=rf"{name}\.png .*{said}"):
+            read_mask(tmp_path / f"{name}.png")
     (tmp_path / "no.png").write_bytes(b"no")
     with pytest.raises(ImageError, match=r"no\.png cannot be read as a mask"):
         read_mask(tmp_path / "no.png")
