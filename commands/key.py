@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from service.keys import line_of, make_key
-
 
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is, in one word; for the file only.")],
@@ -17,6 +15,8 @@ def key(
     ] = "",
 ) -> None:
     """Make an API key: shown once, with its line for the file that --api-keys-file names."""
+    from service.keys import line_of, make_key
+
     made = make_key()
     line = line_of(made, name, scope, rate)
     typer.echo("The key, which is shown only now:", err=True)

@@ -55,12 +55,15 @@ def _read_json(text: str) -> Any:
         raise ValueError("Input should be JSON: [[left, top, width, height], ...]") from None
 
 
-_Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-_Score = Annotated[_Number, Field(ge=0, le=1)]
-_Coordinate = Annotated[_Number, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX)]
-_Extent = Annotated[_Number, Field(gt=0, le=MAX_COORDINATE_PX)]
+_A_NUMBER = BeforeValidator(_refuse_bool)
+"""Stands last, and bounds first: behind it they would not come into the OpenAPI document."""
+_Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _A_NUMBER]
+_Coordinate = Annotated[
+    float, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX, allow_inf_nan=False), _A_NUMBER
+]
+_Extent = Annotated[float, Field(gt=0, le=MAX_COORDINATE_PX, allow_inf_nan=False), _A_NUMBER]
 _BoxXywh = tuple[_Coordinate, _Coordinate, _Extent, _Extent]
-_Count = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
+_Count = Annotated[int, Field(ge=1), _A_NUMBER]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
@@ -138,7 +141,7 @@ class PoseParameters(PeopleParameters):
     boxes: tuple[_BoxXywh, ...] | None = Field(
         default=None,
         description="People to look at, [[left, top, width, height], ...] in upright pixels; "
-        "one person is answered for each, in this order.",
+        "one person is answered for each, in this order; fewer with a threshold.",
     )
     flip_test: bool = Field(
         default=False, description="Also look at the mirrored crop: slower, slightly more exact."
@@ -167,7 +170,7 @@ class ClassifyParameters(Parameters):
         default=None,
         description="A network of GET /models with the task `classify`; else the embedded one.",
     )
-    top_k: Annotated[_Count, Field(le=1000)] = Field(
+    top_k: Annotated[int, Field(ge=1, le=1000), _A_NUMBER] = Field(
         default=5, description="So many classes, likeliest first."
     )
 

@@ -1,9 +1,10 @@
 """Answers as bytes: JSON, or the picture with people drawn. Slow, so not for the event loop."""
 
 from heads.draw import draw_boxes, draw_classes, draw_people
-from heads.image import ImageFormat, encode_image
+from heads.image import Image, encode_image
 from heads.photo import Photo
 from service.accept import JPEG, JSON, PNG
+from service.errors import NotAcceptable
 from service.inference.answers import ClassifyAnswer, DetectAnswer, PoseAnswer, SegmentAnswer
 from service.png import encode_indexed
 from service.schemas import ClassifyResponse, DetectResponse, PoseResponse, SegmentResponse
@@ -15,7 +16,7 @@ def write_pose(answer: PoseAnswer, media_type: str) -> bytes:
         return PoseResponse.of(answer).model_dump_json().encode()
     with Photo.of(answer.image) as photo:
         drawn = draw_people(photo.canvas(), answer.people, answer.skeleton)
-        return encode_image(drawn, _format(media_type))
+        return _encoded(drawn, media_type)
 
 
 def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
@@ -24,7 +25,7 @@ def write_boxes(answer: DetectAnswer, media_type: str) -> bytes:
         return DetectResponse.of(answer).model_dump_json().encode()
     with Photo.of(answer.image) as photo:
         drawn = draw_boxes(photo.canvas(), answer.boxes_xywh, answer.scores)
-        return encode_image(drawn, _format(media_type))
+        return _encoded(drawn, media_type)
 
 
 def write_classes(answer: ClassifyAnswer) -> bytes:
@@ -39,9 +40,21 @@ def write_segments(answer: SegmentAnswer, media_type: str, view: str) -> bytes:
     if media_type == JPEG or view == "overlay":
         with Photo.of(answer.image) as photo:
             drawn = draw_classes(photo.canvas(), answer.class_map, answer.palette)
-            return encode_image(drawn, _format(media_type))
+            return _encoded(drawn, media_type)
     return encode_indexed(answer.class_map, answer.palette)
 
 
-def _format(media_type: str) -> ImageFormat:
-    return "png" if media_type == PNG else "jpeg"
+LONGEST_JPEG_SIDE = 65_500
+"""Of libjpeg, in pixels."""
+
+
+def _encoded(drawn: Image, media_type: str) -> bytes:
+    """The picture as a file; NotAcceptable where it is too long for a JPEG."""
+    if media_type == PNG:
+        return encode_image(drawn, "png")
+    if max(drawn.shape) > LONGEST_JPEG_SIDE:
+        raise NotAcceptable(
+            f"a JPEG has no side of more than {LONGEST_JPEG_SIDE} pixels; {PNG} and {JSON} can be "
+            "asked for"
+        )
+    return encode_image(drawn, "jpeg")

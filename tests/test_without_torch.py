@@ -34,9 +34,9 @@ importlib.util.find_spec = lambda name, *more: None if name in absent else there
 """
 
 
-def run(code: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def run(code: str, cache: Path, without: str = WITHOUT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT + code],
+        [sys.executable, "-c", without + code],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={"HRPOSE_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -92,6 +92,25 @@ def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "pip install '.[torch]'" in " ".join(done.stderr.split())
+
+
+def test_without_the_extra_serve_the_rest_works(tmp_path: Path) -> None:
+    """As on a machine that only trains."""
+    names = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart",
+             "multipart", "httptools", "uvloop", "openvino")  # fmt: skip
+    without = WITHOUT.replace('("torch",', f'{names!r} + ("torch",')
+    for arguments, code, said in (
+        (["--help"], 0, "serve"),
+        (["settings"], 0, "HRPOSE_PORT"),
+        (["key", "bob"], 1, "pip install '.[serve]'"),
+        (["serve"], 1, "pip install '.[serve]'"),
+        (["weights", "verify", "hrnet_w18_small"], 0, "ok"),
+    ):
+        asked = f"import hrpose; sys.argv = ['hrpose', *{arguments!r}]; hrpose.main()"
+        done = run(asked, tmp_path, without)
+        assert done.returncode == code, done.stderr
+        assert said in " ".join(f"{done.stdout} {done.stderr}".split())
+        assert "Traceback" not in done.stderr
 
 
 def test_the_backbones_that_are_answered_are_those_of_the_code() -> None:

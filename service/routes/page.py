@@ -4,8 +4,9 @@ import mimetypes
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -14,8 +15,18 @@ STATIC = Path(str(files("service.static")))
 router = APIRouter(include_in_schema=False)
 
 
+NOT_STALE = {"Cache-Control": "no-cache"}
+"""A browser asks whether its copy is still right; after an upgrade old and new would meet."""
+
+
 class PageFiles(StaticFiles):
     """The package's folder of page files, without the Python in it."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """With NOT_STALE."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(NOT_STALE)
+        return response
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """Where a file is; nothing for Python files."""
@@ -34,10 +45,10 @@ def page_files() -> PageFiles:
 @router.api_route("/", methods=["GET", "HEAD"])
 async def index() -> FileResponse:
     """Drop a photo, see skeletons."""
-    return FileResponse(STATIC / "index.html")
+    return FileResponse(STATIC / "index.html", headers=NOT_STALE)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs() -> FileResponse:
     """The OpenAPI document for people; needs no network."""
-    return FileResponse(STATIC / "docs.html")
+    return FileResponse(STATIC / "docs.html", headers=NOT_STALE)

@@ -11,8 +11,13 @@ export class Problem extends Error {
   }
 }
 
+/** Keeps the key for this tab; throws in words where it can be none. */
 export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+  const plain = key.replace(/[\s\u200b-\u200d\u2060\ufeff]/g, ""); // copied along, not seen
+  if (!/^[\x21-\x7e]*$/.test(plain)) {
+    throw new Problem(401, "This is no key", "keys are of letters, digits and signs without accents");
+  }
+  sessionStorage.setItem(KEY, plain);
 }
 
 function headers() {
@@ -62,7 +67,9 @@ export function look(blob, name, options, signal) {
 /** The shell command that asks the same. */
 export function curlCommand(name, options) {
   const url = new URL(PATHS[options.task], document.baseURI).href;
-  const parts = [`-F ${quote(`image=@${name}`)}`];
+  // curl itself takes commas and semicolons apart, but not in quotes.
+  const file = !/[,;"\\]/.test(name) ? name : `"${name.replace(/[\\"]/g, "\\$&")}"`;
+  const parts = [`-F ${quote(`image=@${file}`)}`];
   for (const [field, value] of fieldsOf(options)) parts.push(`-F ${quote(`${field}=${value}`)}`);
   if (sessionStorage.getItem(KEY)) parts.push('-H "Authorization: Bearer $HRPOSE_KEY"');
   return ["curl", ...parts, quote(url)].join(" \\\n  ").replace("curl \\\n  ", "curl ");

@@ -10,6 +10,7 @@ const webcam = new Webcam();
 let models = null;
 let task = "people"; // or classify, segment
 let asking = null; // AbortController of the request in flight
+let frame = null; // the same of the webcam's
 
 /* ------------------------------------------------------------------ settings */
 
@@ -68,11 +69,10 @@ function setTask(chosen) {
   $("classes").hidden = task === "people";
   const seen = { people: "The photo with skeletons", classify: "The photo", segment: "The photo under the colours of its regions" };
   $("canvas").setAttribute("aria-label", seen[task]);
-  stage.setAnswer(null);
+  forget();
   stage.boxes = [];
   setDrawing(false);
-  showAnswer(null);
-  showClasses($("classes"), null);
+  frame?.abort();
   if (models) {
     fillModels($("model"), models, task);
     showModel();
@@ -97,14 +97,27 @@ function setDrawing(on) {
 
 async function openPhoto(blob, name) {
   stopWebcam();
+  asking?.abort();
+  const mine = new AbortController();
+  asking = mine;
   stage.boxes = [];
-  stage.answer = null;
-  stage.light(null);
   setDrawing(false);
+  forget();
+  setBusy(true);
   // The server says better than the browser what is wrong with a file.
   const image = await createImageBitmap(blob).catch(() => null);
+  if (asking !== mine) return; // a smaller photo, opened later, was faster
   stage.show({ image, blob, name });
   await ask();
+}
+
+/** Takes the last answer off the page. */
+function forget() {
+  stage.setAnswer(null);
+  stage.light(null);
+  showAnswer(null);
+  showClasses($("classes"), null);
+  $("save").hidden = true;
 }
 
 /** Asks for the people in the photo; a newer question takes the place of an older one. */
@@ -127,6 +140,7 @@ async function ask() {
   setBusy(false);
   showProblem(problem);
   showResult(answer);
+  if (answer && !models) loadModels(); // which failed at the start
 }
 
 /** After a setting changed; the webcam's next frame takes it by itself. */
@@ -137,10 +151,13 @@ function askAgain() {
 }
 
 function showResult(answer) {
-  stage.setAnswer(answer);
+  const image = stage.photo.image;
+  const turned = answer && image && (image.width !== answer.image.width || image.height !== answer.image.height);
+  if (turned) showProblem(new Error("This browser does not turn the photo upright, so nothing is drawn on it."));
+  stage.setAnswer(turned ? null : answer);
   $("result").hidden = stage.photo.image === null;
   $("clear-boxes").hidden = stage.boxes.length === 0;
-  $("save").hidden = answer === null;
+  $("save").hidden = answer === null || turned;
   showAnswer(answer);
   showPeople($("people"), answer, stage.threshold, (person) => stage.light(person));
   showClasses($("classes"), answer);
@@ -189,6 +206,7 @@ async function startWebcam() {
 function stopWebcam() {
   if (!webcam.running) return;
   webcam.stop();
+  frame?.abort();
   $("webcam").setAttribute("aria-pressed", "false");
   $("webcam").textContent = "Webcam";
 }
@@ -201,7 +219,8 @@ async function watch(session) {
     if (!blob) break;
     try {
       const asked = options();
-      const answer = await look(blob, "frame.jpg", asked);
+      frame = new AbortController();
+      const answer = await look(blob, "frame.jpg", asked, frame.signal);
       if (stopped()) break;
       if (asked.task !== task) continue;
       stage.answer = null;
@@ -210,6 +229,7 @@ async function watch(session) {
       showResult(answer);
     } catch (error) {
       if (stopped()) break;
+      if (error.name === "AbortError") continue; // another task was chosen
       showProblem(error);
       if (![429, 503].includes(error.status)) stopWebcam();
       await new Promise((done) => setTimeout(done, 1000 * (error.retryAfter ?? 1)));
@@ -298,7 +318,12 @@ $("keypoint-threshold").addEventListener("input", () => {
 
 $("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  setKey($("key").value);
+  try {
+    setKey($("key").value);
+  } catch (error) {
+    showProblem(error);
+    return;
+  }
   showProblem(null);
   await loadModels();
   askAgain();

@@ -13,12 +13,18 @@ function element(tag, text, className, ...children) {
 function typeOf(schema, document) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.anyOf) return schema.anyOf.map((option) => typeOf(option, document)).join(" or ");
+  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
+  if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.prefixItems) return `[${schema.prefixItems.map((item) => typeOf(item, document)).join(", ")}]`;
   if (schema.type === "array") return `list of ${typeOf(schema.items ?? {}, document)}`;
   const bounds = [
     ["minimum", "≥"], ["maximum", "≤"], ["exclusiveMinimum", ">"], ["maxLength", "at most"],
   ].filter(([key]) => key in schema).map(([key, sign]) => `${sign} ${schema[key]}`);
   return [schema.format ?? schema.type ?? "anything", ...bounds].join(" ");
+}
+
+function defaultOf(schema) {
+  return (schema.default ?? null) === null ? "" : `Default ${JSON.stringify(schema.default)}`;
 }
 
 function definitions(rows) {
@@ -31,7 +37,7 @@ function fields(properties, document) {
   return definitions(
     Object.entries(properties).map(([name, schema]) => [
       name,
-      [typeOf(schema, document), schema.description].filter(Boolean).join(". "),
+      [typeOf(schema, document), defaultOf(schema), schema.description].filter(Boolean).join(". "),
     ]),
   );
 }

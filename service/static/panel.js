@@ -101,6 +101,12 @@ export function showPeople(list, answer, threshold, light) {
   const people = answer?.people ?? [];
   const open = new Set([...list.querySelectorAll("details[open]")].map(({ dataset }) => dataset.index));
   $("nobody").hidden = people.length > 0;
+  const rows = [...list.children];
+  if (rows.length === people.length) {
+    // Kept: a webcam's next frame must not take away what is being clicked or has the focus.
+    people.forEach((person, index) => update(rows[index], person, threshold));
+    return;
+  }
   list.replaceChildren(
     ...people.map((person, index) => {
       const row = element("li", {}, details(person, index, threshold, open.has(String(index))));
@@ -113,9 +119,17 @@ export function showPeople(list, answer, threshold, light) {
   );
 }
 
-function details(person, index, threshold, open) {
+function update(row, person, threshold) {
+  row.querySelector(".facts").textContent = factsOf(person, threshold);
+  row.querySelector("table").replaceWith(table(person.keypoints, threshold));
+}
+
+function factsOf(person, threshold) {
   const sure = person.keypoints.filter((point) => point.score >= threshold).length;
-  const facts = `score ${person.score.toFixed(2)}, ${sure}/${person.keypoints.length} points`;
+  return `score ${person.score.toFixed(2)}, ${sure}/${person.keypoints.length} points`;
+}
+
+function details(person, index, threshold, open) {
   const made = element(
     "details",
     {},
@@ -123,7 +137,7 @@ function details(person, index, threshold, open) {
       "summary",
       {},
       element("span", { className: "name", text: `Person ${index + 1}` }),
-      element("span", { className: "facts", text: facts }),
+      element("span", { className: "facts", text: factsOf(person, threshold) }),
     ),
     table(person.keypoints, threshold),
   );

@@ -1,5 +1,10 @@
 // Frames of the webcam: always the newest one, and one at a time.
 
+const REASONS = {
+  NotAllowedError: "The browser was not allowed to use the camera.",
+  NotReadableError: "The camera cannot be read; another program may be using it.",
+};
+
 export class Webcam {
   #stream = null;
   #video = document.createElement("video");
@@ -24,8 +29,7 @@ export class Webcam {
         video: { width: { ideal: 1280 }, height: { ideal: 720 }, facingMode: "user" },
       });
     } catch (error) {
-      const refused = error.name === "NotAllowedError";
-      throw new Error(refused ? "The browser was not allowed to use the camera." : "No camera was found.");
+      throw new Error(REASONS[error.name] ?? "No camera was found.");
     }
     this.#video.srcObject = this.#stream;
     await this.#video.play();

@@ -42,6 +42,32 @@ def test_every_reference_is_there(document: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator.check_schema(node)
 
 
+def keys_of(node: Any) -> Iterator[str]:
+    """Every key anywhere in a document."""
+    if isinstance(node, dict):
+        yield from node
+        for value in node.values():
+            yield from keys_of(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from keys_of(value)
+
+
+def test_bounds_of_numbers_are_in_words_of_json_schema(document: dict[str, Any]) -> None:
+    assert not {"ge", "le", "gt", "lt"} & set(keys_of(document))
+    asked = {entry["name"]: entry for entry in document["paths"]["/pose"]["post"]["parameters"]}
+    for name, fits, does_not in (("threshold", 0.5, 2), ("max_people", 3, 0)):
+        schema = jsonschema.Draft202012Validator(asked[name]["schema"])
+        assert schema.is_valid(fits)
+        assert not schema.is_valid(does_not)
+    (top_k,) = (
+        entry["schema"]
+        for entry in document["paths"]["/classify"]["post"]["parameters"]
+        if entry["name"] == "top_k"
+    )
+    assert (top_k["minimum"], top_k["maximum"]) == (1, 1000)
+
+
 def test_it_names_every_route_and_its_refusals(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
         "/pose", "/detect", "/classify", "/segment", "/models", "/models/{name}", "/backbones",

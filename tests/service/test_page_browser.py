@@ -128,6 +128,10 @@ def test_a_dropped_photo_shows_its_skeletons(browser: Browser, page: str) -> Non
     assert "7.0 ms" in browser.run("return document.querySelector('#timing').textContent")
     command = browser.run("return document.querySelector('#curl').textContent")
     assert command == f"curl -F 'image=@it'\\''s a photo.jpg' \\\n  {page}/pose"
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "a,b;c.jpg")
+    browser.wait_for("document.querySelector('#curl').textContent.includes('a,b')")
+    command = browser.run("return document.querySelector('#curl').textContent")
+    assert command.startswith("curl -F 'image=@\"a,b;c.jpg\"'")
 
 
 def test_keypoints_say_their_names_when_pointed_at(browser: Browser, page: str) -> None:
@@ -231,13 +235,60 @@ def test_a_key_is_asked_for_and_used(browser: Browser, engine: FakeEngine) -> No
     with real_server(Settings(api_keys=SecretStr("apple")), engine) as (host, port):
         browser.open(f"http://{host}:{port}/")
         browser.wait_for("!document.querySelector('#key-form').hidden")
-        browser.type_into("#key", "apple\n")
+        browser.type_into("#key", "\N{LATIN SMALL LETTER A WITH ACUTE}pple\n")
+        browser.wait_for("document.querySelector('#problem').textContent.includes('no key')")
+        assert not browser.run("return document.querySelector('#key-form').hidden")
+        browser.run("document.querySelector('#key').value = ''")
+        browser.type_into("#key", "apple\u200b\n")  # what nobody sees comes along when copied
         browser.wait_for("document.querySelector('#model').options.length")
         browser.run("document.querySelector('#sample').click()")
         browser.wait_for(DONE)
         command = browser.run("return document.querySelector('#curl').textContent")
     assert "$HRPOSE_KEY" in command
     assert "apple" not in command
+
+
+@pytest.mark.usefixtures("page")
+def test_a_new_photo_is_not_shown_under_the_last_answer(browser: Browser) -> None:
+    """While its own is awaited: the request is held back here."""
+    browser.run("document.querySelector('#sample').click()")
+    browser.wait_for(DONE)
+    browser.run("window.fetch = () => new Promise(() => {})")
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "second.jpg")
+    browser.wait_for("document.querySelector('#curl').textContent.includes('second.jpg')")
+    assert browser.run("return document.querySelector('#summary').textContent") == ""
+    assert browser.run("return document.querySelector('#save').hidden")
+
+
+@pytest.mark.usefixtures("page")
+def test_the_photo_that_was_opened_last_is_shown(browser: Browser) -> None:
+    """Though the one before takes longer to decode."""
+    browser.run(
+        "const decode = window.createImageBitmap;"
+        "window.createImageBitmap = async (blob, ...more) => {"
+        "  if (blob.name === 'slow.jpg') await new Promise((done) => setTimeout(done, 800));"
+        "  return decode(blob, ...more); };"
+    )
+    for name in ("slow.jpg", "quick.jpg"):
+        browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), name)
+    browser.wait_for(DONE)
+    browser.run("return new Promise((done) => setTimeout(done, 1200))")
+    assert "quick.jpg" in browser.run("return document.querySelector('#curl').textContent")
+
+
+@pytest.mark.usefixtures("page")
+def test_rows_of_people_stay_while_the_webcam_runs(browser: Browser) -> None:
+    browser.run("document.querySelector('#webcam').click()")
+    browser.wait_for("document.querySelectorAll('#people li').length > 0")
+    browser.run("document.querySelector('#people summary').focus(); window.row ="
+                " document.querySelector('#people li')")  # fmt: skip
+    asked = "performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/pose'))"
+    before = browser.run(f"return {asked}.length")
+    browser.wait_for(f"{asked}.length > {before} + 2")
+    assert browser.run("return window.row.isConnected && document.activeElement.tagName") == (
+        "SUMMARY"
+    )
+    browser.run("document.querySelector('#webcam').click()")
 
 
 def test_the_pages_are_complete_in_the_dark(browser: Browser, page: str) -> None:
@@ -248,7 +299,9 @@ def test_the_pages_are_complete_in_the_dark(browser: Browser, page: str) -> None
     keep(browser, "dark")
     browser.open(f"{page}/docs")
     browser.wait_for("document.querySelectorAll('section').length > 10")
-    assert "POST/pose" in browser.run("return document.querySelector('#doc').textContent")
+    text = browser.run("return document.querySelector('#doc').textContent")
+    assert "POST/pose" in text
+    assert '"classes" or "overlay". Default "classes"' in text
     for width in (1280, 360):
         browser.resize(width, 900)
         assert_fits(browser)

@@ -6,9 +6,11 @@ import struct
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from heads.image import encode_image
 from service.problems import PROBLEMS
 from service.settings import Settings
 from tests.conftest import ROOT
@@ -235,6 +237,25 @@ def test_an_unknown_address_lists_what_there_is(client: TestClient) -> None:
     for path in ("/nothing", "/static/nothing.js", "/static/%2e%2e/app.js", "/x" * 1000):
         body = assert_problem(client.get(path), 404, "not-found")
         assert "/pose" in body["detail"]
+
+
+def test_browsers_ask_whether_the_page_has_changed(client: TestClient) -> None:
+    for path in ("/", "/docs", "/static/app.js"):
+        answer = client.get(path)
+        assert answer.headers["cache-control"] == "no-cache"
+        again = client.get("/static/app.js", headers={"if-none-match": answer.headers["etag"]})
+        assert again.status_code == (304 if path.endswith(".js") else 200)
+        assert again.headers["cache-control"] == "no-cache"
+
+
+def test_a_picture_too_long_for_a_jpeg_is_said_to_be(client: TestClient) -> None:
+    """A PNG may be longer than a JPEG; as JSON it is answered."""
+    photo = encode_image(np.zeros((4, 70_000, 3), np.uint8), "png")
+    refused = client.post("/pose", content=photo, headers={"accept": "image/jpeg"})
+    assert (refused.status_code, refused.json()["type"]) == (406, "/problems/not-acceptable")
+    assert "no side of more than 65500 pixels" in refused.json()["detail"]
+    for accepted in ("image/png", "application/json"):
+        assert client.post("/pose", content=photo, headers={"accept": accepted}).status_code == 200
 
 
 def test_only_files_of_the_page_are_static(client: TestClient) -> None:
