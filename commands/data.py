@@ -74,6 +74,8 @@ def convert(
     """Write a YOLO-pose folder's labels as a COCO keypoint file."""
     from training.formats import read_yolo
 
+    if out_file.resolve() == data.resolve():
+        raise typer.BadParameter(f"--out is {data} itself, which would be gone")
     content, folder = read_yolo(data, (split,))
     write_file(out_file, (json.dumps(content) + "\n").encode())
     images, people = len(content["images"]), len(content["annotations"])

@@ -19,13 +19,14 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from heads.errors import ImageError
 from service.errors import Cancelled, DeadlineExceeded, InvalidParameter, TooLarge, UnsupportedMedia
-from service.parameters import Pair
+from service.parameters import Pair, check_parts
 from service.settings import MIB
 
 MAX_FIELDS = 200
@@ -190,7 +191,18 @@ class _FormParser(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1")
+"""Of forms. Python knows others by name, and some of them take minutes for a megabyte."""
+
+
+def _check_charset(request: Request) -> None:
+    _, options = parse_options_header(request.headers.get("content-type"))
+    if options.get(b"charset", CHARSETS[0]).lower() not in CHARSETS:
+        raise InvalidParameter("body", "the form cannot be read: its charset should be utf-8")
+
+
 async def _read_form(request: Request, max_bytes: int, holder: Holder) -> Upload:
+    _check_charset(request)
     parser = _FormParser(
         request.headers, _counted(request, max_bytes, holder), max_files=1, max_fields=MAX_FIELDS
     )
@@ -227,6 +239,7 @@ def _no_image(pairs: list[Pair], message: str) -> InvalidParameter:
 
 
 def _parse_json(text: bytes, fetch: Fetch | None) -> Upload:
+    check_parts("body", (text,))
     try:
         content: Any = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):

@@ -8,7 +8,14 @@ from starlette.middleware.cors import CORSMiddleware
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 """Which of them a route takes, the route says."""
 
-SENT = ("Authorization", "X-API-Key", "X-Request-ID")
+SENT = (
+    "Authorization",
+    "X-API-Key",
+    "X-Request-ID",
+    "Inference-Header-Content-Length",
+    "traceparent",
+    "tracestate",
+)
 READ = (
     "Retry-After",
     "RateLimit-Limit",
@@ -16,6 +23,7 @@ READ = (
     "RateLimit-Reset",
     "WWW-Authenticate",
     "X-Request-ID",
+    "Inference-Header-Content-Length",
 )
 """Headers that a script may send, and those of answers that it may read beside the usual."""
 
@@ -30,7 +38,7 @@ def install(app: FastAPI, origins: Sequence[str]) -> None:
     if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=origins,
+            allow_origins=[origin.lower() for origin in origins],  # as browsers send them
             allow_methods=METHODS,
             allow_headers=SENT,
             expose_headers=READ,

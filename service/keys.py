@@ -178,6 +178,11 @@ def _read_line(line: str) -> Key:
 
 def _sent_key(connection: HTTPConnection) -> str | None:
     if (key := connection.headers.get("x-api-key", "").strip()) != "":
-        return key
+        return _as_text(key)
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+    return _as_text(key.strip()) if scheme.lower() == "bearer" and key.strip() else None
+
+
+def _as_text(header: str) -> str:
+    """Headers are read as Latin-1; clients send a letter beyond ASCII as UTF-8."""
+    return header.encode("latin-1", "replace").decode("utf-8", "replace")

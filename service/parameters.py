@@ -35,6 +35,23 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+MAX_PARTS = 100_000
+"""Of JSON: far more than the boxes of a photograph have, far less than 16 MiB of `[],`. Those take
+hundreds of MiB and hold the interpreter for seconds before anything can refuse them."""
+
+
+def check_parts(parameter: str, texts: Iterable[bytes | str]) -> None:
+    """Refuses JSON of too many parts before it is read. Base64 counts as one."""
+    parts = 0
+    for text in texts:
+        marks = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
+        parts += sum(map(text.count, marks))  # type: ignore[arg-type]
+    if parts > MAX_PARTS:
+        raise InvalidParameter(
+            parameter, f"{parameter}: JSON of at most {MAX_PARTS} parts is read; got {parts}"
+        )
+
+
 def read_boxes(values: list[Any]) -> list[Any]:
     """Each value is a box or a list of boxes, as JSON text or read already."""
     boxes: list[Any] = []
@@ -100,6 +117,8 @@ class Parameters(BaseModel):
         gathered: dict[str, Any] = {}
         for name, value in pairs:
             # Here, not by the model, which would gather all of a million names first.
+            if name in ("image", "image_url"):
+                raise InvalidParameter(name, f"{name} is sent in the body, not in the query")
             if name not in cls.model_fields:
                 known = ", ".join(("image", *cls.model_fields))
                 raise InvalidParameter(name, f"there is no parameter {name[:60]!r}; known: {known}")
@@ -112,6 +131,7 @@ class Parameters(BaseModel):
             else:
                 gathered[name] = value
         if "boxes" in gathered:
+            check_parts("boxes", (text for text in gathered["boxes"] if isinstance(text, str)))
             try:
                 gathered["boxes"] = read_boxes(gathered["boxes"])
             except ValueError as error:

@@ -283,4 +283,7 @@ def _keys_of(settings: Settings) -> list[Key]:
     keys = plain_keys(settings.keys)
     if settings.api_keys.get_secret_value() and not keys:
         raise KeyFileError("api_keys holds no key, which would leave the server open")
-    return keys + (read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else [])
+    keys += read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else []
+    if len({key.digest for key in keys}) < len(keys):
+        raise KeyFileError("a key stands twice: in api_keys, or there and in api_keys_file")
+    return keys

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from service.errors import InvalidParameter, TooLarge
 from service.inference.answers import ClassifyAnswer, PoseAnswer, SegmentAnswer
-from service.parameters import Pair
+from service.parameters import Pair, check_parts
 from service.settings import MIB
 
 INPUT = "image"
@@ -85,6 +85,7 @@ class Written:
 def read_request(body: bytes, header_length: str | None) -> InferRequest:
     """The request in a body; InvalidParameter says what does not fit. Slow for large bodies."""
     text, rest = _split(body, header_length)
+    check_parts("body", (text,))
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

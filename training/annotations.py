@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from heads.skeleton import Skeleton
 from models.errors import SpecError
+from training.checks import BOX_AREA_SHARE
 from training.errors import AnnotationError
 from training.findings import Sound
 
@@ -29,7 +30,7 @@ class _Annotated(BaseModel):
     id: int
     image_id: int
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it
+    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it; see _person for 0
     iscrowd: int = 0
     keypoints: list[FiniteFloat] = []
     num_keypoints: int | None = None
@@ -116,9 +117,15 @@ def load_annotations(
     people = [
         _person(path.name, entry, category.id, len(skeleton.keypoints))
         for entry in content.annotations
-        if entry.get("category_id", category.id) == category.id
+        if str(entry.get("category_id", category.id)) == str(category.id)
     ]
     photographs = [image.model_dump() for image in content.images]
+    there = {image["id"] for image in photographs}
+    if lost := [p for p in people if p["image_id"] not in there]:
+        raise AnnotationError(
+            f"{path.name}, annotation {lost[0]['id']} is of image {lost[0]['image_id']}, which is "
+            "not in the list"
+        )
     for kind, entries in (("image", photographs), ("annotation", people)):
         if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
             raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
@@ -147,7 +154,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AnnotationError(f"{path.name} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path.name} is no JSON: {error}") from error
 
 
@@ -172,7 +179,10 @@ def checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
 
 
 def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:
-    """The entry as pycocotools needs it; num_keypoints is counted where it was left out."""
+    """The entry as pycocotools needs it; num_keypoints is counted where it was left out.
+
+    An area of 0, which some tools write, stands for none: by it nothing would be near enough.
+    """
     where = f"{name}, annotation {entry.get('id')}"
     person = checked(_PERSON, entry, where)
     labelled = person.num_keypoints
@@ -181,5 +191,6 @@ def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -
     keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
     if len(keypoints) != 3 * count:
         raise AnnotationError(f"{where}: needs {3 * count} keypoint numbers, has {len(keypoints)}")
+    person.area = person.area or BOX_AREA_SHARE * max(0.0, person.bbox[2] * person.bbox[3])
     counted = {"category_id": category_id, "num_keypoints": labelled, "keypoints": keypoints}
     return {**person.model_dump(), **counted}

@@ -33,7 +33,7 @@ def check_images(
         try:
             key, name = entry["id"], str(entry["file_name"])
             height, width = int(entry["height"]), int(entry["width"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"image {place} of the list needs id, file_name, height, width: {error!r}"
             findings.add("error", "entry", reason)
             continue
@@ -139,10 +139,7 @@ def check_keypoints(entry: Mapping[str, Any], count: int, say: Say) -> FloatArra
 
 def check_claim(claimed: Any, labelled: int, say: Say) -> None:
     """num_keypoints, by which training chooses, is the number of labels."""
-    if claimed is None and labelled:
-        reason = f"num_keypoints is missing: training leaves out the {labelled} labels"
-        say("warning", "num-keypoints", reason)
-    elif claimed is not None and claimed != labelled:
+    if claimed is not None and claimed != labelled:
         say("warning", "num-keypoints", f"num_keypoints is {claimed}, labelled are {labelled}")
 
 
@@ -219,12 +216,18 @@ def _numbers(values: Any) -> FloatArray | None:
     """A flat list as numbers; None for anything else."""
     if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
         return None
-    return np.array(values, np.float64)
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def _area(value: Any) -> float:
     """The annotated area; 0 where it says nothing."""
-    known = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    try:
+        known = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    except OverflowError:
+        return 0.0
     return float(value) if known else 0.0
 
 

@@ -57,6 +57,13 @@ def look_through(annotations: Path, images: Path, skip_bad: bool) -> Sound | Non
     Raises DataError, which counts the errors and shows the first ones.
     """
     data = examine(annotations, images, pixels=False)
+    if "flip_pairs" in data.report.category and data.report.flip_pairs:
+        log.warning(
+            "%s: %s look like mirror pairs, but not all are swapped in a mirrored photograph; "
+            "write flip_pairs into the category as hrpose data check shows it, [] for none",
+            annotations.name,
+            ", ".join(map(" and ".join, data.report.flip_pairs)),
+        )
     errors = data.report.errors
     if not errors:
         return None
@@ -98,10 +105,11 @@ def read_samples(
             raise DataError(f"{annotations.name}: an annotation has no fields: {entry!r}")
         if entry.get("category_id", category.get("id")) != category.get("id"):
             continue
-        if entry.get("iscrowd") or not entry.get("num_keypoints") or not entry.get("primary", 1):
+        unlabelled = entry.get("num_keypoints") == 0 or not entry.get("keypoints")
+        if entry.get("iscrowd") or unlabelled or not entry.get("primary", 1):
             continue
         sample = _sample(annotations.name, entry, files, images, len(skeleton.keypoints))
-        if sample.box_xywh[2] > 1 and sample.box_xywh[3] > 1:
+        if sample.weights.any() and min(sample.box_xywh[2:]) > 1:
             samples.append(sample)
     if not samples:
         raise DataError(f"{annotations.name} has nobody to train on")
@@ -170,7 +178,7 @@ def _sample(
     if not np.isfinite(np.array(entry["bbox"], np.float64)).all():
         raise DataError(f"{where} needs a finite box; got {entry['bbox']}")
     weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
-    return Sample(images / file_name, box, keypoints[:, :2], weights, entry.get("source", ""))
+    return Sample(images / file_name, box, keypoints[:, :2], weights, str(entry.get("source", "")))
 
 
 def check_images(samples: Iterable[Sample]) -> None:

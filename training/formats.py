@@ -161,6 +161,8 @@ def _images(
                 start = root / place.removeprefix("../")
             if not start.resolve().is_relative_to(root.resolve()):
                 raise DataError(f"{path.name}: {split} lies outside the data's folder: {place}")
+            if start.is_absolute() and not root.is_absolute():
+                start = root / start.resolve().relative_to(root.resolve())
             if start.is_dir():
                 yield from sorted(f for f in start.rglob("*") if f.suffix.lower() in SUFFIXES)
             elif start.suffix == ".txt" and start.is_file():

@@ -113,8 +113,15 @@ def read_pairs(masks: Path, photos: Path) -> list[tuple[Path, Path]]:
     """(photograph, mask) for every mask NAME.png; DataError where one has no photograph."""
     if not masks.is_dir() or not photos.is_dir():
         raise DataError(f"there is no folder {masks.name} of masks, or no folder {photos.name}")
-    by_name = {path.stem: path for path in photographs(photos)}
     found = sorted(masks.glob("*.png"))
+    own, named = {mask.resolve() for mask in found}, {mask.stem for mask in found}
+    by_name: dict[str, Path] = {}
+    for path in photographs(photos):
+        if path.stem not in named or path.resolve() in own:
+            continue  # a mask is no photograph, also where both lie in one folder
+        if path.stem in by_name:
+            raise DataError(f"{by_name[path.stem].name} and {path.name} would have the same mask")
+        by_name[path.stem] = path
     if missing := [mask.name for mask in found if mask.stem not in by_name]:
         raise DataError(f"{len(missing)} masks have no photograph: {', '.join(missing[:5])}")
     if not found:

@@ -85,7 +85,8 @@ def swapped_sides(people: Sequence[Labelled], skeleton: Skeleton) -> Iterator[tu
     points = np.array([p.keypoints for p in people])  # [N, K, 3]
     roots = np.sqrt([p.area for p in people])
     rules = _known_sides(skeleton) or _learned_sides(skeleton, points, roots)
-    pairs = [f"{skeleton.keypoints[a]}/{skeleton.keypoints[b]}" for a, b in skeleton.flip_pairs]
+    names = rules.skeleton.keypoints
+    pairs = [f"{names[a]}/{names[b]}" for a, b in rules.skeleton.flip_pairs]
     votes = np.zeros((len(people), len(pairs), 2), np.int64)  # for and against each pair
     for rule in rules.along:
         said = _along(rules, rule.first, rule.second, points, roots) * rule.sign
@@ -115,6 +116,8 @@ def _known_sides(skeleton: Skeleton) -> _Sides | None:
     """The rules of COCO's people."""
     if skeleton.keypoints != COCO_17.keypoints:
         return None
+    # Whatever pairs the file names, and in whatever order: what these keypoints are is known.
+    skeleton = COCO_17
     order = {skeleton.keypoints[a]: i for i, (a, _) in enumerate(skeleton.flip_pairs)}
     trunk = [order[f"left_{name}"] for name in _TRUNK]
     along = tuple(_Along(i, j) for i, j in combinations(trunk, 2))

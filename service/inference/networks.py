@@ -54,6 +54,14 @@ class Live:
     users: int = field(default=0, init=False)
 
 
+@dataclass
+class _Turn:
+    """At a name: its network is loaded or unloaded by one at a time."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    wanted: int = 0
+
+
 class Networks:
     """Networks by name, each loaded once, on first use or when told to. Thread-safe.
 
@@ -79,7 +87,7 @@ class Networks:
         # The one that was asked for last stands last.
         self._live: dict[str, Live] = {}
         self._leaving: dict[Live, str] = {}
-        self._turns: dict[str, threading.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
         self._loading: dict[tuple[str, bool], Future[None]] = {}
         self._past: dict[str, BatchCounters] = {}
         self._closed = False
@@ -203,10 +211,18 @@ class Networks:
 
     @contextmanager
     def _one_at_a_time(self, name: str) -> Iterator[None]:
+        """Names are clients' to invent, so a turn is kept no longer than somebody wants it."""
         with self._changed:
-            turn = self._turns.setdefault(name, threading.Lock())
-        with turn:
-            yield
+            turn = self._turns.setdefault(name, _Turn())
+            turn.wanted += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._changed:
+                turn.wanted -= 1
+                if not turn.wanted:
+                    del self._turns[name]
 
     def _enter(self, name: str, whole: bool) -> Live | None:
         with self._changed:

@@ -125,7 +125,8 @@ def _differences(wanted: Sequence[Maps], found: Sequence[Maps]) -> tuple[float, 
     absolute = relative = 0.0
     for a, b in zip(wanted, found, strict=True):
         for name, values in a.items():
-            worst = float(np.abs(values - b[name]).max())
+            # What is no number is as far off as can be; `max` would pass it over.
+            worst = float(np.nan_to_num(np.abs(values - b[name]), nan=np.inf).max())
             absolute = max(absolute, worst)
             relative = max(relative, worst / max(float(np.ptp(values)), 1e-9))
     return absolute, relative

@@ -51,6 +51,19 @@ def test_an_origin_that_is_named_may_ask_with_a_key(
         assert "Origin" in answer.headers["vary"]
 
 
+def test_a_page_may_use_the_binary_protocol_and_traces(shared_with_page: TestClient) -> None:
+    wanted = "inference-header-content-length,traceparent,x-api-key"
+    assert preflight(shared_with_page, PAGE, wanted) == 200
+    answer = shared_with_page.get("/v2", headers={"origin": PAGE, "x-api-key": "apple"})
+    read = answer.headers["access-control-expose-headers"]
+    assert "Inference-Header-Content-Length" in read
+
+
+def test_an_origin_in_capitals_is_the_same(engine: FakeEngine) -> None:
+    with client_of(Settings(cors_origins="https://Page.Example"), engine) as client:
+        assert preflight(client, PAGE) == 200
+
+
 def test_an_origin_that_is_not_named_may_not(shared_with_page: TestClient) -> None:
     for origin in ("https://evil.example", "http://page.example", f"{PAGE}.evil.example"):
         assert preflight(shared_with_page, origin) == 400

@@ -176,6 +176,26 @@ def test_a_setting_of_keys_that_holds_none_keeps_the_server_from_starting(
         create_app(Settings(api_keys=SecretStr(keys)), engine)
 
 
+def test_a_key_that_stands_twice_keeps_the_server_from_starting(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Its scope and rate would be those of whichever is read first."""
+    file = tmp_path / "keys"
+    file.write_text(line_of("apple", "ops", "admin") + "\n")
+    for keys, more in (("apple,admin:apple", ""), ("apple", str(file))):
+        settings = Settings(api_keys=SecretStr(keys), api_keys_file=more)
+        with pytest.raises(KeyFileError, match="a key stands twice"):
+            create_app(settings, engine)
+
+
+def test_a_key_beyond_ascii_opens(engine: FakeEngine, photo: bytes) -> None:
+    key = "schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel"
+    with client_of(Settings(api_keys=SecretStr(key)), engine) as client:
+        for name, value in ((b"x-api-key", b""), (b"authorization", b"Bearer ")):
+            headers = [(name, value + key.encode())]
+            assert client.post("/pose", content=photo, headers=headers).status_code == 200
+
+
 def test_the_command_makes_a_key_and_its_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(hrpose.app, ["key", "page", "--scope", "admin", "--rate", "9/hour"])
     assert result.exit_code == 0

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from commands.data import app
 from heads.image import read_image
+from heads.skeleton import COCO_17
 from tests.training.damage import Change, Content, changed, entry, image, keypoint
 from training import checks
 from training.contact_sheet import TILE
@@ -54,8 +55,9 @@ BROKEN: list[tuple[Change, str, str, str]] = [
     (entry(bbox=[100, 5, 57, 86]), "box-outside", "error", "lies outside the image of 72 x 96"),
     (entry(bbox=[-9, 4.8, 78, 86.4]), "box-clipped", "warning", "leaves the image by 9.0 pixels"),
     (entry(bbox=[7, 4, 58, 50]), "box-misses-keypoints", "warning", "pixels outside the box"),
+    (image(height=1e999), "entry", "error", r"image \d of the list needs id.*infinity"),
+    (keypoint(0, 10**400, 20, 2), "keypoints-length", "error", "got no list of numbers"),
     (entry(num_keypoints=12), "num-keypoints", "warning", "is 12, labelled are 17"),
-    (entry(num_keypoints=None), "num-keypoints", "warning", "leaves out the 17 labels"),
     (lambda c: c["images"].append("one"), "entry", "error", "image 5 of the list needs id"),
     (lambda c: c["annotations"].append("one"), "entry", "error", "annotation 5 of the list"),
     (lambda c: c["annotations"].clear(), "nobody", "error", "nobody has a labelled keypoint"),
@@ -70,6 +72,20 @@ def test_each_kind_of_damage_is_found(
     found = [f for f in report.findings if f.kind == kind]
     assert [f.level for f in found] == [level]
     assert re.search(reason, found[0].reason)
+
+
+@pytest.mark.parametrize("count", [8, 3])
+def test_mirror_pairs_may_be_few_and_name_the_right_side_first(people: Path, count: int) -> None:
+    def name_pairs(content: dict[str, Any]) -> None:
+        pairs = [[COCO_17.keypoints[k] for k in pair[::-1]] for pair in COCO_17.flip_pairs]
+        content["categories"][0]["flip_pairs"] = pairs[:count]
+
+    report = problems(changed(people, name_pairs), people.parent)
+    assert report.findings == ()
+
+
+def test_an_area_of_hundreds_of_digits_is_none(people: Path) -> None:
+    assert problems(changed(people, entry(area=10**400)), people.parent).people == 5
 
 
 def test_a_finding_names_file_and_annotation(people: Path) -> None:

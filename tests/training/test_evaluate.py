@@ -235,6 +235,31 @@ def test_crowds_and_people_without_labels_cost_nothing_with_annotated_boxes(fold
     assert scores.people == 3
 
 
+def test_an_area_of_0_stands_for_none(folder: Path) -> None:
+    def no_area(content: Any) -> None:
+        for a in content["annotations"]:
+            a["area"] = 0
+
+    annotations = load_annotations(changed(folder, no_area))
+    results = predict_all(
+        annotations, folder, lambda i, _: truth_of(annotations, int(i[0, 0, 0])), "gt"
+    )
+    assert score(annotations, results).ap == pytest.approx(1)
+
+
+def test_ids_of_categories_may_be_text_and_those_of_images_must_be_there(folder: Path) -> None:
+    def as_text(content: Any) -> None:
+        content["categories"][0]["id"] = "1"
+        for a in content["annotations"]:
+            a["category_id"] = "1"
+
+    before = len(load_annotations(folder / "truth.json").annotations)
+    assert len(load_annotations(changed(folder, as_text)).annotations) == before
+    path = changed(folder, lambda c: c["annotations"][0].update(image_id=404))
+    with pytest.raises(AnnotationError, match="is of image 404, which is not in the list"):
+        load_annotations(path)
+
+
 def three_points(content: Any) -> None:
     """Makes the people bodies of three keypoints, and adds a category that has no keypoints."""
     content["categories"] = [{"id": 4, "name": "box"}, {"id": 2, "name": "bee", "keypoints": BEE}]

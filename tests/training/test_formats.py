@@ -191,6 +191,13 @@ def test_a_list_of_files_is_a_split_too(data: Path) -> None:
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
 
 
+def test_places_may_be_absolute(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(data, train=str(data.parent / "images" / "train"), val=["images/train"])
+    wanted = read_yolo(data)[0]["images"]
+    monkeypatch.chdir(data.parent.parent)
+    assert read_yolo(data.relative_to(data.parent.parent))[0]["images"] == wanted
+
+
 def test_lists_and_labels_of_windows_editors_are_read_or_refused(data: Path) -> None:
     """They begin files with a mark, or write two bytes a letter."""
     listed, label = data.parent / "some.txt", data.parent / "labels" / "train" / "1.txt"

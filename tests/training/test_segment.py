@@ -91,6 +91,16 @@ def test_a_run_learns_regions_and_the_server_answers_with_them(
     assert (answer.class_map == true)[true != IGNORED].mean() > 0.9
 
 
+def test_a_mask_is_no_photograph_and_has_one(tmp_path: Path) -> None:
+    photo, mask = (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+    (tmp_path / "a.jpg").write_bytes(encode_image(photo))
+    Pillow.fromarray(mask).save(tmp_path / "a.png")
+    assert read_pairs(tmp_path, tmp_path) == [(tmp_path / "a.jpg", tmp_path / "a.png")]
+    (tmp_path / "a.webp").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.jpg and a\.webp would have the same mask"):
+        read_pairs(tmp_path, tmp_path)
+
+
 def four_bits(row: bytes) -> bytes:
     """A grey PNG of four bits a pixel and one row."""
 

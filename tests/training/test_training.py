@@ -13,7 +13,7 @@ from heads.checkpoint import load_checkpoint
 from heads.image import read_image
 from heads.skeleton import COCO_17
 from training.augment import Augmentation
-from training.data import EpochSampler, read_samples
+from training.data import EpochSampler, look_through, read_samples
 from training.errors import DataError, RecipeError, TrainingDiverged
 from training.loop import train
 from training.losses import heatmap_mae, heatmap_mse
@@ -222,6 +222,37 @@ def test_data_that_cannot_be_used_is_refused_by_name(folder: Path) -> None:
     path.write_text("{}")
     with pytest.raises(DataError, match=r"people\.json is no COCO keypoint file"):
         read_samples(path, folder)
+
+
+def test_labels_are_counted_where_num_keypoints_is_missing(folder: Path) -> None:
+    path = folder / "data" / "people.json"
+    content = json.loads(path.read_text())
+    for a in content["annotations"]:
+        del a["num_keypoints"]
+    content["annotations"][0]["keypoints"] = [0] * 51
+    del content["annotations"][1]["keypoints"]
+    path.write_text(json.dumps(content))
+    samples, _ = read_samples(path, folder)
+    assert len(samples) == len(content["annotations"]) - 2
+
+
+def test_pairs_that_are_not_swapped_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "data" / "people.json"
+    content = json.loads(path.read_text())
+    names = content["categories"][0]["keypoints"]
+    content["categories"][0]["keypoints"] = [
+        n.replace("left_", "L_").replace("right_", "R_") for n in names
+    ]
+    path.write_text(json.dumps(content))
+    look_through(path, folder, skip_bad=False)
+    assert "L_eye and R_eye" in caplog.text
+    content["categories"][0]["flip_pairs"] = []
+    path.write_text(json.dumps(content))
+    caplog.clear()
+    look_through(path, folder, skip_bad=False)
+    assert not caplog.text
 
 
 def test_crowds_and_people_without_keypoints_are_left_out(folder: Path) -> None:

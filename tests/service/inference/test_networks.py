@@ -1,5 +1,6 @@
 """Networks that are loaded, swapped and unloaded while requests run."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -249,6 +250,16 @@ def test_a_network_that_cannot_run_is_refused_and_its_thread_ends(
             networks.load("x", force=True)
     assert threading.active_count() == before
     assert ask(networks) == 0.0
+
+
+def test_names_that_come_to_nothing_leave_nothing(making: Making, networks: Networks) -> None:
+    making.failing = True
+    for number in range(20):
+        with pytest.raises(CheckpointError):
+            ask(networks, name=f"n{number}")
+        with contextlib.suppress(Conflict, UnknownName):
+            networks.unload(f"n{number}")
+    assert not networks._turns
 
 
 def test_two_loads_of_a_name_follow_one_another(networks: Networks) -> None:

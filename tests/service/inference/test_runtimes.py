@@ -35,7 +35,7 @@ from service.inference.engine import Engine
 from service.inference.exports import Exports
 from service.inference.job import Job
 from service.inference.loading import Loader, RuntimeName, choose
-from service.inference.parity import measure
+from service.inference.parity import _differences, measure
 from service.inference.runtime import (
     OnnxRuntime,
     OpenVinoRuntime,
@@ -529,3 +529,9 @@ def test_two_threads_an_image_answer_as_one(
     assert (alone.streams, together.streams) == (2, 1)
     found, wanted = (each.run(batch)["output"] for each in (together, alone))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_map_that_is_no_number_is_as_far_off_as_can_be() -> None:
+    ones, none = ([{"output": np.full((1, 2, 2), value, np.float32)}] for value in (1.0, np.nan))
+    assert _differences(ones, ones) == (0.0, 0.0)
+    assert _differences(ones, none) == _differences(none, ones) == (np.inf, np.inf)
