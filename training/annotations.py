@@ -120,15 +120,15 @@ def load_annotations(
         if str(entry.get("category_id", category.id)) == str(category.id)
     ]
     photographs = [image.model_dump() for image in content.images]
+    for kind, entries in (("image", photographs), ("annotation", people)):
+        if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
+            raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
     there = {image["id"] for image in photographs}
     if lost := [p for p in people if p["image_id"] not in there]:
         raise AnnotationError(
             f"{path.name}, annotation {lost[0]['id']} is of image {lost[0]['image_id']}, which is "
             "not in the list"
         )
-    for kind, entries in (("image", photographs), ("annotation", people)):
-        if twice := [i for i, n in Counter(entry["id"] for entry in entries).items() if n > 1]:
-            raise AnnotationError(f"{path.name} has more than one {kind} with id {twice[0]}")
     return Annotations(path.name, photographs, people, category.id, skeleton)
 
 

@@ -253,7 +253,7 @@ def test_ids_of_categories_may_be_text_and_those_of_images_must_be_there(folder:
         for a in content["annotations"]:
             a["category_id"] = "1"
 
-    before = len(load_annotations(folder / "truth.json").annotations)
+    before = len(load_annotations(changed(folder, lambda _: None)).annotations)
     assert len(load_annotations(changed(folder, as_text)).annotations) == before
     path = changed(folder, lambda c: c["annotations"][0].update(image_id=404))
     with pytest.raises(AnnotationError, match="is of image 404, which is not in the list"):

@@ -246,12 +246,12 @@ def test_pairs_that_are_not_swapped_are_told(
         n.replace("left_", "L_").replace("right_", "R_") for n in names
     ]
     path.write_text(json.dumps(content))
-    look_through(path, folder, skip_bad=False)
+    look_through(path, path.parent, skip_bad=False)
     assert "L_eye and R_eye" in caplog.text
     content["categories"][0]["flip_pairs"] = []
     path.write_text(json.dumps(content))
     caplog.clear()
-    look_through(path, folder, skip_bad=False)
+    look_through(path, path.parent, skip_bad=False)
     assert not caplog.text
 
 

@@ -106,7 +106,7 @@ def test_without_tensorboard_a_run_says_what_to_install(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RecipeError, match=r"pip install hrpose\[train\]"):
+    with pytest.raises(RecipeError, match=r"pip install '\.\[train\]'"):
         train(recipe_of(data, "watch.tensorboard=true"), data, tmp_path)
 
 
