@@ -128,7 +128,7 @@ def _differences(wanted: Sequence[Maps], found: Sequence[Maps]) -> tuple[float, 
             # What is no number is as far off as can be; `max` would pass it over.
             worst = float(np.nan_to_num(np.abs(values - b[name]), nan=np.inf).max())
             absolute = max(absolute, worst)
-            relative = max(relative, worst / max(float(np.ptp(values)), 1e-9))
+            relative = max(relative, worst / max(float(np.nan_to_num(np.ptp(values))), 1e-9))
     return absolute, relative
 
 

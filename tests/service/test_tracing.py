@@ -94,7 +94,7 @@ def test_an_endpoint_without_the_extra_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tracing, "_installed", lambda: False)
-    with pytest.raises(RuntimeMissing, match=r"pip install 'hrpose\[otel\]'"):
+    with pytest.raises(RuntimeMissing, match=r"pip install '\.\[otel\]'"):
         tracing.create_tracer("http://127.0.0.1:1/v1/traces", "1")
 
 

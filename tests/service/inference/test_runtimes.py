@@ -273,9 +273,9 @@ def test_auto_takes_the_fastest_that_is_installed(monkeypatch: pytest.MonkeyPatc
     assert choose().runtime == "onnx"
     absent.add("onnxruntime")
     assert choose().runtime == "torch"
-    with pytest.raises(RuntimeMissing, match=r"needs the package openvino.*'hrpose\[openvino\]'"):
+    with pytest.raises(RuntimeMissing, match=r"needs the package openvino.*'\.\[openvino\]'"):
         choose("openvino")
-    with pytest.raises(RuntimeMissing, match=r"pip install 'hrpose\[onnx\]'") as caught:
+    with pytest.raises(RuntimeMissing, match=r"pip install '\.\[onnx\]'") as caught:
         Engine(runtime="onnx")
     assert (caught.value.package, caught.value.runtime) == ("onnxruntime", "onnx")
 
