@@ -34,19 +34,23 @@ class Refused(HrposeError):
 def can_be_written(path: Path | None) -> Path | None:
     """The path of an option, before there is work to lose; BadParameter where it is no use."""
     if path is not None:
-        way = (path.absolute(), *path.absolute().parents)
-        there = next(each for each in way if os.path.exists(each))
+        there = _nearest(path)
         # A folder on the way to a new file, or the file itself.
-        if os.path.isdir(there) == (there == way[0]) or not os.access(there, os.W_OK):
+        if os.path.isdir(there) == (there == path.absolute()) or not os.access(there, os.W_OK):
             raise typer.BadParameter(f"{path} cannot be written")
     return path
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the folder on the way to it that is there."""
+    way = (path.absolute(), *path.absolute().parents)
+    return next(each for each in way if os.path.exists(each))
 
 
 def can_be_folder(path: Path | None) -> Path | None:
     """The folder of an option, there or not, before there is work to lose; as can_be_written."""
     if path is not None:
-        way = (path.absolute(), *path.absolute().parents)
-        there = next(each for each in way if os.path.exists(each))
+        there = _nearest(path)
         if not os.path.isdir(there) or not os.access(there, os.W_OK):
             raise typer.BadParameter(f"{path} is no folder that can be written to")
     return path

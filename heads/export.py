@@ -24,7 +24,7 @@ from heads.fold import without_mixed_norms
 from heads.graphs import ENDING, FOLDER, PREFIX, write_graph
 from heads.load import load
 from heads.network import Network, build, input_tensor
-from heads.onnx_file import INPUT, OUTPUT, add_spec
+from heads.onnx_file import INPUT, OUTPUT, WHILE_STDIN, add_spec
 from heads.spec import NetworkSpec
 from models.errors import HrposeError
 
@@ -163,10 +163,6 @@ def export_graphs() -> None:
     for entry in zoo.entries():
         if entry.embedded:
             export_graph(load(entry.name), FOLDER / f"{entry.name}{ENDING}")
-
-
-WHILE_STDIN = "--while-stdin"
-"""First argument of a process that is to end when its standard input does: its parent is gone."""
 
 
 STDIN = 0

@@ -21,6 +21,10 @@ from heads.spec import NetworkSpec
 
 FORMAT = 1
 
+WHILE_STDIN = "--while-stdin"
+"""First argument of `python -m heads.export` by a process that it is not to outlive: its standard
+input ends with that one."""
+
 EXPORTER = 3
 """Counts changes of what `heads.export` writes; a cached export of another number is made anew."""
 

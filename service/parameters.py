@@ -44,8 +44,8 @@ def check_parts(parameter: str, texts: Iterable[bytes | str]) -> None:
     """Refuses JSON of too many parts before it is read. Base64 counts as one."""
     parts = 0
     for text in texts:
-        marks = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
-        parts += sum(map(text.count, marks))  # type: ignore[arg-type]
+        data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+        parts += sum(data.count(mark) for mark in b",[{")
     if parts > MAX_PARTS:
         raise InvalidParameter(
             parameter, f"{parameter}: JSON of at most {MAX_PARTS} parts is read; got {parts}"

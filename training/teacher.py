@@ -45,12 +45,7 @@ class Teacher:
             )
         self._kind = kind
         self._size = spec.input_size
-        grid = _places(student, spec)
-        same = np.meshgrid(*(np.linspace(-1, 1, n) for n in spec.heatmap_size), indexing="ij")
-        as_it_is = student.heatmap_size == spec.heatmap_size and np.allclose(
-            grid, np.stack(same[::-1], axis=-1), atol=1e-6
-        )
-        self._grid = None if as_it_is else torch.from_numpy(grid).to(device)
+        self._grid = torch.from_numpy(_places(student, spec)).to(device)
 
     def heatmaps(self, images: Tensor) -> Tensor:
         """RGB uint8 [N, H, W, 3] as the student sees them -> [N, K, h, w] at the student's cells.
@@ -66,10 +61,7 @@ class Teacher:
                 x = F.interpolate(x, size=self._size, mode="bilinear", antialias=True)
             answer = self._network(x)
         maps: Tensor = answer["kpt_heatmap"].sigmoid() if isinstance(answer, dict) else answer
-        maps = maps.float()
-        maps = maps.clone()  # an inference tensor must not meet autograd
-        if self._grid is None:
-            return maps
+        maps = maps.float().clone()  # an inference tensor must not meet autograd
         grid = self._grid.expand(len(maps), -1, -1, -1)
         return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
 

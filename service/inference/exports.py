@@ -25,15 +25,12 @@ from heads import zoo
 from heads.errors import CheckpointError, ExportError
 from heads.files import write_whole
 from heads.graphs import assemble
-from heads.onnx_file import EXPORTER, FORMAT, read_onnx_spec
+from heads.onnx_file import EXPORTER, FORMAT, WHILE_STDIN, read_onnx_spec
 from models.extras import install
 
 log = logging.getLogger("hrpose")
 
 TIMEOUT_S = 600.0
-
-WHILE_STDIN = "--while-stdin"
-"""Tells the exporting process to end with its standard input; `heads.export` would import torch."""
 
 CANNOT_WRITE = 2
 """What the exporting process answers where the file cannot be written."""
