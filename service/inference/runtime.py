@@ -5,10 +5,12 @@ OpenVinoRuntime  an exported file, on the CPU; the fastest
 OnnxRuntime      the same file, on the CPU; smaller, and on more kinds of machines
 """
 
+import functools
 import importlib
 import logging
 import queue
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -116,8 +118,7 @@ class OpenVinoRuntime:
         cache: Path | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        openvino = _openvino()
-        core = openvino.Core()
+        core = _core()
         if precision == "fast" and "BF16" not in core.get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
@@ -200,9 +201,8 @@ class OnnxRuntime:
 
 def to_openvino(file: Path) -> list[Path]:
     """Writes an ONNX file of ours in OpenVINO's own form beside it, 32-bit; returns the files."""
-    openvino = _openvino()
     graph, weights = file.with_suffix(".xml"), file.with_suffix(".bin")
-    openvino.save_model(openvino.Core().read_model(file), graph, compress_to_fp16=False)
+    _openvino().save_model(_core().read_model(file), graph, compress_to_fp16=False)
     return [graph, weights]
 
 
@@ -284,6 +284,26 @@ def _own_name(output: Any) -> str:
     """The name that the export gave an answer; what the graph calls it inside has slashes."""
     own = sorted(name for name in output.names if "/" not in name)
     return OUTPUT if OUTPUT in own or not own else own[0]
+
+
+def _core() -> Any:
+    """OpenVINO's core: one, which is never let go.
+
+    With the core goes the stack that its CPU plugin gave to signals in the thread that made it, and
+    that thread keeps the address, unless it ends the core itself and the newest first. The next
+    signal with a handler in Python (Ctrl-C) would then end the process.
+    """
+    with _ONE_CORE:
+        return _made_core()
+
+
+@functools.cache
+def _made_core() -> Any:
+    return _openvino().Core()
+
+
+_ONE_CORE = threading.Lock()
+"""functools.cache alone lets two threads make one each."""
 
 
 def _openvino() -> Any:

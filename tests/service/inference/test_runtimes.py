@@ -428,6 +428,25 @@ def test_openvino_tells_nobody_that_it_is_used() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@NEEDS_OPENVINO
+def test_a_signal_finds_its_handler_when_networks_are_gone(
+    files: Callable[[str], Path],
+) -> None:
+    """OpenVINO takes the stack of signals along with its core (`_core` says how)."""
+    code = """if True:
+        import signal, sys
+        from pathlib import Path
+        from service.inference.runtime import OpenVinoRuntime
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        first, second = (OpenVinoRuntime(Path(sys.argv[1])) for _ in range(2))
+        del first
+        del second
+        signal.raise_signal(signal.SIGTERM)
+    """
+    command = [sys.executable, "-c", code, str(files("movenet_thunder"))]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 3
+
+
 @contextmanager
 def served(runtime: str, log: Path) -> Iterator[tuple[str, int]]:
     """`hrpose serve` in a process of its own: its address and process number."""
