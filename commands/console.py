@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from heads.errors import ImageError
+from heads.files import write_whole
 from heads.image import photographs
 from heads.photo import Photo, read_photo
 from models.errors import HrposeError
@@ -106,8 +107,10 @@ def write_json(path: Path | None, content: dict[str, Any]) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """What a command made; makes the folder. Refused where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        if path.exists() and not path.is_file():  # a pipe, a terminal
+            path.write_bytes(content)
+        else:
+            write_whole(path, content)
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error.strerror}") from error
 

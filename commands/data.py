@@ -18,7 +18,6 @@ from commands.console import (
     write_file,
     write_json,
 )
-from heads.files import write_whole
 from heads.image import Image, encode_image
 from heads.person import Box, Person
 from service.inference.catalogue import DEFAULT
@@ -26,7 +25,9 @@ from service.inference.estimator import load
 
 if TYPE_CHECKING:
     from training.doctor import Report
-    from training.labelling import Labels, Photograph
+    from training.labelling import Photograph
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 app = typer.Typer(help="Keypoint data sets: check, convert, label.", no_args_is_help=True)
 
@@ -70,12 +71,14 @@ def convert(
         typer.Option("--out", help="The COCO file (JSON) to write.", callback=can_be_written),
     ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    force: ForceOption = False,
 ) -> None:
     """Write a YOLO-pose folder's labels as a COCO keypoint file."""
     from training.formats import read_yolo
 
     if out_file.resolve() == data.resolve():
         raise typer.BadParameter(f"--out is {data} itself, which would be gone")
+    _refuse_to_replace(out_file, force)
     content, folder = read_yolo(data, (split,))
     write_file(out_file, (json.dumps(content) + "\n").encode())
     images, people = len(content["images"]), len(content["annotations"])
@@ -104,15 +107,14 @@ def label(
     least: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out people with a lower mean score.")
     ] = 0.3,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Label photographs by a network, to correct or to train on; exit code 1 where nobody was."""
     from rich.progress import track
 
     from training import labelling
 
-    if out_file.exists() and not force:
-        raise typer.BadParameter(f"{out_file} is there already; --force replaces it")
+    _refuse_to_replace(out_file, force)
     estimator = load(model)
     spec = estimator.spec
     photographs = (
@@ -130,7 +132,7 @@ def label(
         errors.print(f"left out: {reason}", style="yellow", highlight=False, markup=False)
     people = len(labels.content["annotations"])
     if people:
-        _write(out_file, labels)
+        write_file(out_file, (json.dumps(labels.content) + "\n").encode())
     images = len(labels.content["images"])
     out.print(
         f"{out_file if people else 'nothing written'}: {images} images, {people} people "
@@ -145,13 +147,9 @@ def label(
         raise typer.Exit(1)
 
 
-def _write(path: Path, labels: "Labels") -> None:
-    from training.errors import DataError
-
-    try:
-        write_whole(path, (json.dumps(labels.content) + "\n").encode())
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+def _refuse_to_replace(path: Path, force: bool) -> None:
+    if path.is_file() and not force:
+        raise typer.BadParameter(f"{path} is there already; --force replaces it")
 
 
 def _print_findings(report: "Report", show: int) -> None:

@@ -127,6 +127,6 @@ def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:
     table = Table("model", "boxes", *figures, "people", "answers", box=None, title=title)
     for row in rows:
         values = (row.ap, row.ap50, row.ap75, row.ap_medium, row.ap_large, row.ar, row.pck)
-        shown = [f"{value:.3f}" for value in values]
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
         table.add_row(row.model, row.boxes, *shown, str(row.people), str(row.answers))
     return table

@@ -54,8 +54,13 @@ all pixels, however little it holds, so that 76 kB could keep it busy for second
 
 
 def photographs(folder: Path) -> list[Path]:
-    """The files of a folder whose names end as those of photographs do, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """The files of a folder that are named as photographs are, by name."""
+    return sorted(filter(is_photograph, folder.iterdir()))
+
+
+def is_photograph(path: Path) -> bool:
+    """By the end of its name; hidden files are none, which macOS leaves beside (`._a.jpg`)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def decode_image(data: bytes, max_pixels: int | None = None, *, reduce: int = 1) -> Image:

@@ -5,6 +5,7 @@ python -m training.curve runs/NAME/log.jsonl curve.svg
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +23,15 @@ LOSS, SCORE = "#8a94a6", "#1f5fbf"
 def curve(log: Path) -> str:
     """An SVG; DataError where the log has no epoch that was measured."""
     lines = _lines(log)
-    losses = [(line["crops"], line["loss"]) for line in lines if "loss" in line]
-    measure = next((name for name in MEASURES if any(name in line for line in lines)), None)
+    losses = _points(lines, "loss")
+    measure = next((name for name in MEASURES if _points(lines, name)), None)
     if measure is None:
         raise DataError(f"{log.name} has no epoch that was measured")
-    scores = [(line["crops"], line[measure]) for line in lines if measure in line]
+    scores = _points(lines, measure)
     end = max(x for x, _ in [*losses, *scores])
     parts = [
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _line(losses, end, max((y for _, y in losses), default=1.0), LOSS),
+        _line(losses, end, max((y for _, y in losses), default=0.0) or 1.0, LOSS),
         _line(scores, end, _ceiling(scores), SCORE),
         *(_dot(point, end, _ceiling(scores)) for point in scores),
         _text(MARGIN, MARGIN - 18, f"{measure} (0 to {_ceiling(scores):.2f})", SCORE),
@@ -51,10 +52,19 @@ def _lines(log: Path) -> list[dict[str, Any]]:
                 lines.append(json.loads(text))
     except OSError as error:
         raise DataError(f"{log.name} is no log of a run: {error}") from error
-    lines = [line for line in lines if isinstance(line, dict) and "crops" in line]
+    lines = [line for line in lines if isinstance(line, dict) and _is_number(line.get("crops"))]
     if not lines:
         raise DataError(f"{log.name} is no log of a run: it has no line of one")
     return lines
+
+
+def _points(lines: Sequence[dict[str, Any]], name: str) -> Points:
+    """A run that diverges writes NaN, which has no place in a picture."""
+    return [(line["crops"], line[name]) for line in lines if _is_number(line.get(name))]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _ceiling(points: Points) -> float:
@@ -84,6 +94,8 @@ def _text(x: float, y: float, words: str, colour: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the picture; see the module's docstring."""
+    if len(arguments) != 2:
+        raise SystemExit("usage: python -m training.curve runs/NAME/log.jsonl curve.svg")
     log, target = arguments
     Path(target).write_text(curve(Path(log)), encoding="utf-8")
 

@@ -56,7 +56,8 @@ class Scores(BaseModel):
         and large: people of 32**2 to 96**2 square pixels, and above.
     pck: share of labelled keypoints within a fifth of the torso (or, for skeletons without
         shoulders and hips, of the box's longer side), as pck_reference says.
-    pckh, auc, epe_px: see `training.metrics`; None where nothing can be held against.
+    pckh, auc, epe_px: see `training.metrics`.
+    pck, pckh, auc, epe_px: None where there is nothing to hold answers against.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,12 +77,18 @@ class Scores(BaseModel):
     ar75: float
     ar_medium: float
     ar_large: float
-    pck: float
+    pck: float | None
     pck_reference: str
     pck_by_keypoint: dict[str, float]
     pckh: float | None
     auc: float | None
     epe_px: float | None
+
+    @property
+    def noted(self) -> dict[str, float | str]:
+        """What a training run writes down of an epoch."""
+        known = {} if self.pck is None else {"pck": self.pck}
+        return {"ap": self.ap, "ap50": self.ap50, **known, "boxes": self.boxes}
 
 
 class _Answer(BaseModel):

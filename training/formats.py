@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from heads.errors import ImageError
-from heads.image import SUFFIXES, read_image
+from heads.image import is_photograph, read_image
 from heads.skeleton import COCO_17
 from training.checks import BOX_AREA_SHARE
 from training.errors import DataError
@@ -164,7 +164,7 @@ def _images(
             if start.is_absolute() and not root.is_absolute():
                 start = root / start.resolve().relative_to(root.resolve())
             if start.is_dir():
-                yield from sorted(f for f in start.rglob("*") if f.suffix.lower() in SUFFIXES)
+                yield from sorted(filter(is_photograph, start.rglob("*")))
             elif start.suffix == ".txt" and start.is_file():
                 for number, line in enumerate(_lines(start), 1):
                     if line.strip():

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
 
 from heads.errors import ImageError
 from heads.geometry import Size, clip_box
-from heads.image import SUFFIXES, Image, read_image
+from heads.image import SUFFIXES, Image, is_photograph, read_image
 from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
@@ -118,7 +118,7 @@ def find_photographs(folder: Path) -> Photographs:
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if is_photograph(path) and path.is_file()
     )
     if not names:
         raise DataError(f"{folder} has no photographs ({', '.join(SUFFIXES)})")

@@ -70,12 +70,13 @@ def _longest(truth: FloatArray, skeleton: Skeleton, pairs: Sequence[tuple[str, s
 
 @dataclass(frozen=True)
 class Pck:
-    """share: of labelled keypoints within reach.  by_keypoint: the same of each that was labelled.
+    """share: of labelled keypoints within reach; None where no person's reach is known.
 
+    by_keypoint: the same of each that was labelled.
     reference: `torso` or, for bodies without shoulders and hips, `box`.
     """
 
-    share: float
+    share: float | None
     by_keypoint: Mapping[str, float]
     reference: str
 
@@ -93,7 +94,8 @@ def pck(people: Sequence[Distances], skeleton: Skeleton) -> Pck:
     shares = {
         name: float(g / t) for name, g, t in zip(skeleton.keypoints, good, total, strict=True) if t
     }
-    return Pck(float(good.sum() / max(total.sum(), 1)), shares, "torso" if torso else "box")
+    share = float(good.sum() / total.sum()) if total.any() else None
+    return Pck(share, shares, "torso" if torso else "box")
 
 
 def oks(squared: FloatArray, area: float, sigmas: Sequence[float]) -> FloatArray:

@@ -92,7 +92,7 @@ class PeopleTask:
 
         results = predict_all(self._truth, self._images, predict, "detector")
         scores = score(self._truth, results, model=self.spec.name, boxes="its own")
-        return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
+        return scores.noted
 
     def published(self, measured: Measured) -> dict[str, float]:
         """AP, rounded."""

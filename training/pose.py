@@ -83,15 +83,12 @@ class PoseTask:
 
     def validate(self, network: Network) -> Measured:
         """AP and PCK with annotated boxes and flip test."""
-        scores = validate(network, self.spec, self._truth, self._images)
-        return {"ap": scores.ap, "ap50": scores.ap50, "pck": scores.pck, "boxes": scores.boxes}
+        return validate(network, self.spec, self._truth, self._images).noted
 
     def published(self, measured: Measured) -> dict[str, float]:
         """AP and PCK, rounded."""
-        return {
-            "AP, annotated boxes, flip test": round(float(measured["ap"]), 4),
-            "PCK@0.2": round(float(measured["pck"]), 4),
-        }
+        names = {"ap": "AP, annotated boxes, flip test", "pck": "PCK@0.2"}
+        return {n: round(float(measured[key]), 4) for key, n in names.items() if key in measured}
 
     def picture(self, network: Network) -> Image:
         """Twelve people of the validation data, each on its crop with the keypoints found."""

@@ -212,6 +212,6 @@ def test_outside_the_image_is_black() -> None:
 
 
 def test_photographs_of_a_folder_are_told_by_the_ends_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.jpg", "a.PNG", "c.webp", "notes.txt", "jpg"):
+    for name in ("b.jpg", "a.PNG", "c.webp", "notes.txt", "jpg", "._b.jpg"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in photographs(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]

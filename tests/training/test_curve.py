@@ -36,6 +36,14 @@ def test_a_log_without_epochs_is_refused(tmp_path: Path) -> None:
         curve(tmp_path / "log.jsonl")
 
 
+def test_what_is_no_number_has_no_place(tmp_path: Path) -> None:
+    odd = '{"crops": 1, "loss": NaN}\n{"crops": "2", "ap": 0.7}\n{"crops": 3, "ap": null}\n'
+    (tmp_path / "log.jsonl").write_text(odd + '{"crops": 4, "loss": 0}\n{"crops": 5, "ap": -1}\n')
+    picture = curve(tmp_path / "log.jsonl")
+    assert "nan" not in picture
+    assert picture.count("<circle") == 1
+
+
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     torn = '{"crops": 1, "loss": 1.0}\n{"crops": 2, "ap": 0.1}\n{"crops": 3, "lo'
     (tmp_path / "log.jsonl").write_text(torn)

@@ -137,6 +137,7 @@ def test_swapped_sides_score_low(folder: Path) -> None:
 
     scores = score(annotations, predict_all(annotations, folder, swapped, "gt"))
     assert scores.ap < 0.2
+    assert scores.pck is not None
     assert scores.pck < 0.5
     assert scores.pck_by_keypoint["nose"] == 1
 
@@ -164,6 +165,8 @@ def test_no_answers_score_0(folder: Path) -> None:
     scores = score(annotations, predict_all(annotations, folder, lambda *_: [], "detector"))
     assert scores.ap == 0
     assert scores.pck == 0
+    assert scores.noted == {"ap": 0, "ap50": 0, "pck": 0, "boxes": ""}
+    assert "pck" not in scores.model_copy(update={"pck": None}).noted
 
 
 @pytest.mark.parametrize("pairs", ["named", "by likeness", "some named", "named, equal scores"])

@@ -90,13 +90,19 @@ def test_what_is_converted_is_trained_on_like_the_original(data: Path, tmp_path:
     done = CliRunner().invoke(app, ["convert", str(data), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "3 images, 3 annotations" in done.output
+    before = out.read_bytes()
+    again = CliRunner().invoke(app, ["convert", str(data), "--out", str(out)])
+    assert again.exit_code == 2
+    assert out.read_bytes() == before
+    forced = CliRunner().invoke(app, ["convert", str(data), "--out", str(out), "--force"])
+    assert forced.exit_code == 0
     samples, skeleton = read_samples(out, data.parent)
     check_images(samples)
     expected, _ = read_samples(tmp_path / "coco" / "people.json", tmp_path / "coco")
     assert skeleton == COCO_17
-    for sample, before in zip(samples, expected, strict=True):
-        np.testing.assert_allclose(sample.keypoints, before.keypoints, atol=0.5)
-        np.testing.assert_allclose(sample.box_xywh, before.box_xywh, atol=0.5)
+    for sample, other in zip(samples, expected, strict=True):
+        np.testing.assert_allclose(sample.keypoints, other.keypoints, atol=0.5)
+        np.testing.assert_allclose(sample.box_xywh, other.box_xywh, atol=0.5)
 
 
 def test_the_doctor_reads_a_folder(data: Path) -> None:

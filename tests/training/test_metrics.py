@@ -52,6 +52,7 @@ def test_pck_counts_keypoints_within_a_fifth_of_the_reference() -> None:
     of_torso = [replace(person(*[9.0] * 17), torso=t) for t in (50.0, 40.0, 0.0)]
     found = pck(of_torso, COCO_17)
     assert (found.reference, found.share) == ("torso", 0.5)  # nobody knows the third one's torso
+    assert pck(of_torso[2:], COCO_17).share is None
 
 
 def test_pckh_counts_keypoints_within_half_a_head() -> None:
