@@ -162,7 +162,11 @@ def warp(image: Image, crop: Crop, *, antialias: bool = True) -> Image:
 
 
 def _shrink(image: Image, crop: Crop, factor: int) -> tuple[Image, npt.NDArray[np.float64]]:
-    """The part of the image that the crop sees, averaged by `factor`, and the map from it."""
+    """The part of the image that the crop sees, averaged by `factor`, and the map from it.
+
+    Columns and rows at the image's end that fill no averaged pixel are left out: less than one of
+    the crop's, and nothing that scores show.
+    """
     height, width = crop.input_size
     corners = crop.to_image(
         np.array(
