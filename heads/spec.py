@@ -28,6 +28,8 @@ Option = bool | int | float | str | tuple[int, ...]
 INPUT_MULTIPLE = 32
 """Sides of an input are multiples of the coarsest stride."""
 
+MASK_CLASSES = 256
+
 HEATMAP_STRIDE = 4
 """Input pixels a heatmap cell, for every head here."""
 
@@ -315,6 +317,10 @@ class NetworkSpec(_Frozen):
             raise ValueError("a classify head has its paper's neck; it takes no other")
         if self.task in ("classify", "segment") and not self.classes:
             raise ValueError(f"task {self.task} needs the names of its classes")
+        if self.task == "segment" and len(self.classes) > MASK_CLASSES:
+            raise ValueError(
+                f"a mask has a byte a pixel, for {MASK_CLASSES} classes; got {len(self.classes)}"
+            )
         return self
 
     @property

@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from service.errors import BeingLoaded, Cancelled, DeadlineExceeded, Overloaded
+from service.errors import BeingLoaded, Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from service.inference.job import Job
 from service.load import ByteBudget, DrainRate
 
 T = TypeVar("T")
+
+RETRY_S = 1.0
+"""After a server has ended, another takes its place."""
 
 
 class Place:
@@ -31,6 +34,28 @@ class Place:
         self._budget = budget
         self._rate = rate
         self._running: asyncio.Future[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """While the request's task asks for its answer; Unavailable where it is given up."""
+        self._task = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._given_up or self._task is None:
+                raise
+            self._task.uncancel()
+            raise Unavailable("the server is shutting down", RETRY_S) from None
+        finally:
+            self._task = None
+
+    def give_up(self) -> None:
+        """Ends the request, wherever it is; one that has its answer keeps it."""
+        if self._task is not None:
+            self._given_up = True
+            self._task.cancel()
 
     def hold(self, count: int) -> None:
         """Counts bytes that the request holds until its work has ended; Overloaded if too many.
@@ -123,14 +148,14 @@ class Dispatcher:
         self._max_requests = max_requests
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(min(max_requests, threads), thread_name_prefix="request")
-        self._jobs: set[Job] = set()
+        self._places: set[Place] = set()
         self._budget = ByteBudget(max_bytes)
         self._rate = DrainRate()
 
     @property
     def taken(self) -> int:
         """Places in use."""
-        return len(self._jobs)
+        return len(self._places)
 
     @property
     def bytes_held(self) -> int:
@@ -140,29 +165,35 @@ class Dispatcher:
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
         """A place for one request; raises Overloaded at once where none is free."""
-        if len(self._jobs) >= self._max_requests:
+        if len(self._places) >= self._max_requests:
             raise Overloaded(
                 f"{self._max_requests} requests are worked on; no more are taken now",
                 self._rate.retry_after_s(self._timeout_s),
             )
         job = Job(self._timeout_s, may_block=False)
         place = Place(job, self._pool, self._budget, self._rate)
-        self._jobs.add(job)
+        self._places.add(place)
         self._rate.begin()
         try:
-            yield place
+            with place.asking():
+                yield place
         finally:
             place.when_ended(lambda: self._end(place))
 
     def _end(self, place: Place) -> None:
-        self._jobs.discard(place.job)
+        self._places.discard(place)
         self._budget.give(place.held)
         self._rate.end()
 
+    def give_up(self) -> None:
+        """Ends all requests, which are told so: there is no more time for them."""
+        for place in self._places:
+            place.give_up()
+
     def close(self) -> None:
         """Drops the work that is left, and waits for the threads. Blocks."""
-        for job in list(self._jobs):
-            job.cancel()
+        for place in list(self._places):
+            place.job.cancel()
         self._pool.shutdown(cancel_futures=True)
 
 

@@ -1,13 +1,16 @@
 """The outermost layer: counts requests, adds what every answer carries, hides every fault."""
 
+import asyncio
 import logging
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.dispatch import RETRY_S
+from service.errors import Unavailable
 from service.metrics import Metrics
-from service.problems import INTERNAL, respond_to_fault
+from service.problems import INTERNAL, respond_to, respond_to_fault, type_of
 from service.record import HEADER, begin
 from service.serving import RATE_HEADERS, Serving
 from service.tracing import Tracer
@@ -67,6 +70,13 @@ class Guard:
         self._serving.active_requests += is_work
         try:
             await self._app(scope, receive, guarded_send)
+        except asyncio.CancelledError:  # the time to finish what was accepted is over
+            if not self._serving.draining:
+                raise
+            late = Unavailable("the server is shutting down", RETRY_S)
+            record.problem = type_of(late)
+            if status == 0:
+                await respond_to(late)(scope, receive, guarded_send)
         except Exception as error:  # the top of a request: the server lives on
             response = respond_to_fault(error)
             record.problem = INTERNAL.type

@@ -19,10 +19,7 @@ from pydantic import (
 
 from heads.person import Box
 from service.errors import InvalidParameter, TooLarge
-from service.inference.answers import PoseOptions
-
-MAX_COORDINATE_PX = 1e6
-"""No image has a side of a million pixels; larger numbers only breed overflows."""
+from service.inference.answers import MAX_COORDINATE_PX, PoseOptions
 
 Pair = tuple[str, Any]
 """A name and its value, in the order sent; names may repeat."""

@@ -63,7 +63,10 @@ class DrainingServer(uvicorn.Server):
             return True
         if self._drain_until is None:
             return over
-        return over or not self._serving.active_requests or time.monotonic() >= self._drain_until
+        if over or time.monotonic() >= self._drain_until:
+            self._serving.give_up()
+            return True
+        return not self._serving.active_requests
 
 
 def serve(app: FastAPI, listening: socket.socket | None = None) -> None:

@@ -228,6 +228,10 @@ class Serving:
         """New requests are refused from now on; accepted ones are finished."""
         self.draining = True
 
+    def give_up(self) -> None:
+        """Accepted requests are refused after all: the time to finish them is over."""
+        self._dispatcher.give_up()
+
     @contextlib.contextmanager
     def visit(self, request: Request) -> Iterator[Visit]:
         """A place for the request; Overloaded where there is none, Unavailable if not serving."""

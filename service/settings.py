@@ -11,6 +11,9 @@ from service.rates import check_rate
 
 MIB = 2**20
 
+DAY_S = 86_400
+"""The longest that any time may be: what means forever is too long for the system's clocks."""
+
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
 
@@ -80,6 +83,7 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
+        le=60_000,
         allow_inf_nan=False,
         description="How long a crop waits for company, in ms.",
     )
@@ -111,6 +115,7 @@ class Settings(BaseSettings):
     timeout_s: float = Field(
         default=30.0,
         gt=0,
+        le=DAY_S,
         allow_inf_nan=False,
         description="Longest time for one request, in seconds.",
     )
@@ -128,6 +133,7 @@ class Settings(BaseSettings):
     header_timeout_s: float = Field(
         default=10.0,
         gt=0,
+        le=DAY_S,
         allow_inf_nan=False,
         description="Longest time until the head of a request is there, in seconds; its connection "
         "is closed then.",
@@ -135,6 +141,7 @@ class Settings(BaseSettings):
     send_timeout_s: float = Field(
         default=60.0,
         gt=0,
+        le=DAY_S,
         allow_inf_nan=False,
         description="Longest time for a client to take its answer, in seconds; its connection is "
         "closed then.",
@@ -145,6 +152,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         default=25.0,
         ge=0,
+        le=DAY_S,
         allow_inf_nan=False,
         description="Longest time to finish accepted requests when told to stop, in seconds.",
     )

@@ -103,7 +103,7 @@ class Siblings:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(PATIENCE_S)
             asking.connect(self._socket(worker))
-            text = b"".join(iter(lambda: asking.recv(2**16), b"")).decode()
+            text = b"".join(iter(lambda: asking.recv(2**16), b"")).decode(errors="replace")
             return text if text.endswith(END) else ""
         return ""
 

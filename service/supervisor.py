@@ -66,17 +66,18 @@ class Supervisor:
         """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
         logs.install(self._settings.log_level, self._settings.log_format)
         with _meeting_folder() as self._folder:
-            with listen(self._settings) as listening:
-                log.info("%d processes serve %s", self._settings.workers, listening.getsockname())
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, self._told_to_stop)
-                workers = range(self._settings.workers)
-                self._processes = [
-                    self._start(listening, worker, at_once=worker == 0) for worker in workers
-                ]
-                status = self._look_after(listening)
-            self._end()
-        return status
+            try:
+                with listen(self._settings) as listening:
+                    address = listening.getsockname()
+                    log.info("%d processes serve %s", self._settings.workers, address)
+                    for number in (signal.SIGTERM, signal.SIGINT):
+                        signal.signal(number, self._told_to_stop)
+                    for worker in range(self._settings.workers):
+                        begun = self._start(listening, worker, at_once=worker == 0)
+                        self._processes.append(begun)
+                    return self._look_after(listening)
+            finally:
+                self._end()
 
     def _start(self, listening: socket.socket, worker: int, at_once: bool = False) -> BaseProcess:
         entry = self._entry(at_once)
@@ -106,7 +107,10 @@ class Supervisor:
                     return 0
                 if at == 0:  # nobody is left who would answer before it is ready
                     self._entry().open()
-                self._processes[at] = self._start(listening, at)
+                try:
+                    self._processes[at] = self._start(listening, at)
+                except OSError as error:  # no memory, too many processes: tried again
+                    log.error("no process could take its place: %s", error)
         return 0
 
     def _pause(self) -> bool:

@@ -14,6 +14,9 @@ Image = npt.NDArray[np.uint8]
 """RGB uint8 [H, W, 3], upright."""
 
 
+MAX_COORDINATE_PX = 1e6
+"""No image has a side of a million pixels; larger numbers only breed overflows."""
+
 ModelState = Literal["loaded", "available", "weights-missing"]
 
 

@@ -95,6 +95,11 @@ class _Request:
         finally:
             self.items = []  # they know this request: else maps would wait for the next clearing up
 
+    @property
+    def failed(self) -> bool:
+        """True once an error was answered: what is left of it is for nobody."""
+        return self._error is not None
+
     def answer(self, item: "_Item", ran: Ran | Exception) -> None:
         """The end of one crop: the last one and an error end the waiting."""
         with self._lock:
@@ -324,6 +329,8 @@ class Batcher:
 
 def _alive(item: _Item) -> bool:
     """False once nobody waits for the item; its request is then told why."""
+    if item.request.failed:
+        return False
     try:
         item.request.job.check()
     except HrposeError as error:

@@ -129,8 +129,11 @@ class Catalogue:
                 raise WeightsMissing(name, info.command or "hrpose models")
 
     def named(self, name: str, spec: NetworkSpec) -> NetworkSpec:
-        """The spec as it is served: a file of the folder goes by its own name."""
-        return spec if self._in_folder(name) is None else spec.model_copy(update={"name": name})
+        """The spec as it is served: a file goes by the name that it is asked for by.
+
+        One of the folder by its own, and one given at start by what it said of itself then.
+        """
+        return spec if self._own(name) is None else spec.model_copy(update={"name": name})
 
     def _own(self, name: str) -> Path | None:
         """The file that was given at start, or lies in the folder now."""

@@ -11,7 +11,7 @@ from heads.classes import palette
 from heads.errors import WeightsMissing
 from heads.photo import Photo
 from heads.spec import NetworkSpec
-from models.errors import SpecError
+from models.errors import SpecError, UnknownName
 from service.errors import Conflict, InvalidParameter
 from service.inference.answers import (
     ClassifyAnswer,
@@ -321,6 +321,8 @@ class Engine:
         self._catalogue.check(name)
         try:
             loaded = self._loader.load(self._catalogue.source(name), boxes_only=not whole)
+        except UnknownName:
+            raise
         except SpecError as error:  # as a head that the backbone has no maps for
             raise InvalidParameter("model", f"{name}: {error}") from error
         loaded = replace(loaded, spec=self._catalogue.named(name, loaded.spec))

@@ -1,7 +1,6 @@
 """A network ready to answer about images, for Python callers: what the server has, without it."""
 
 import contextlib
-import math
 import threading
 import weakref
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from heads.photo import Photo
 from heads.spec import NetworkSpec
 from models.errors import SpecError
 from service.errors import Conflict, InvalidParameter
-from service.inference.answers import ClassScore, PoseOptions
+from service.inference.answers import MAX_COORDINATE_PX, ClassScore, PoseOptions
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.engine import DEFAULT_DETECTOR, NO_DETECTOR, no_detector, serve_network
 from service.inference.job import Job
@@ -204,7 +203,9 @@ def load(
     ExportError, all HrposeErrors.
     """
     name = resolve_default() if str(name_or_file) == DEFAULT else name_or_file
-    compute = choose(runtime or at_hand(), precision, device, threads_per_image=threads_per_image)
+    # What is exported runs by what reads it, torch being none.
+    runtime = runtime or ("auto" if Path(name).suffix == EXPORTED else at_hand())
+    compute = choose(runtime, precision, device, threads_per_image=threads_per_image)
     loader, lazy = Loader(compute), LazyNetwork(name, network)
     if loader.compute.runtime == "torch" and Path(name).suffix != EXPORTED:
         return Estimator(lazy.load(), loader=loader, detector=detector)
@@ -219,10 +220,12 @@ def as_box(box: Sequence[float]) -> Box:
         raise InvalidParameter(
             "boxes", f"a box is [left, top, width, height]; got {box!r:.60}"
         ) from None
-    sound = all(map(math.isfinite, (left, top, width, height))) and width > 0 and height > 0
-    if not sound:
+    small = all(abs(value) <= MAX_COORDINATE_PX for value in (left, top, width, height))
+    if not (small and width > 0 and height > 0):  # no comparison holds of nan
         raise InvalidParameter(
-            "boxes", f"a box has finite numbers, width and height above 0; got {box!r:.60}"
+            "boxes",
+            f"a box has finite numbers up to {MAX_COORDINATE_PX:,.0f}, width and height above 0; "
+            f"got {box!r:.60}",
         )
     return (left, top, width, height)
 

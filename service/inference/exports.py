@@ -40,6 +40,9 @@ KEPT = 2
 """Exports of one place: the newest, and the one before, which another process may be about to read
 and who goes back to an earlier checkpoint finds made."""
 
+STEM = 50
+"""Letters of a checkpoint's name in its export's: of up to four bytes each, and 255 are a name."""
+
 COMPILED = "openvino"
 """Beside the exports: the folder of what OpenVINO compiled of them, see `loading`."""
 
@@ -100,14 +103,15 @@ def _file_name(source: str | Path, network: str | None) -> str:
     if path.suffix not in CHECKPOINTS:
         entry = zoo.find(str(source))
         path, known = zoo.locate(entry.name), entry.model_dump_json()
-    place = hashlib.sha256(f"{os.path.abspath(path) if not known else source} {network}".encode())
+    where = os.path.abspath(path) if not known else source
+    place = hashlib.sha256(os.fsencode(f"{where} {network}"))
     about = hashlib.sha256(f"{EXPORTER} {FORMAT} {known} {network}".encode())
     try:
         with path.open("rb") as file:
             about.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
-    stem = re.sub(r"[^\w.-]+", "_", Path(source).stem if not known else str(source))
+    stem = re.sub(r"[^\w.-]+", "_", Path(source).stem if not known else str(source))[:STEM]
     return f"{stem}-{place.hexdigest()[:8]}-{about.hexdigest()[:16]}.onnx"
 
 
@@ -211,6 +215,7 @@ def _export(target: Path, source: str | Path, network: str | None) -> None:
             stdin=held_by_child,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=TIMEOUT_S,
             check=False,
         )

@@ -36,7 +36,7 @@ Served = PeopleNetwork | PoseNetwork | ClassifyNetwork | SegmentNetwork
 Change = Literal["loaded", "swapped", "unloaded", "unchanged"]
 
 LOADING = "loading"
-"""How threads that load networks are named."""
+"""How threads are named while they load networks: the end of a process waits for none of them."""
 
 
 @dataclass(eq=False)
@@ -118,7 +118,7 @@ class Networks:
         ready. Returns when nobody uses the old one any more. force: also with the same file.
         Raises what loading raises, and Conflict for a network of another task; the old one stays.
         """
-        with self._one_at_a_time(name):
+        with self._one_at_a_time(name), _named_loading(name):
             old = self._live.get(name)
             if old is not None and not force and old.stamp == self._stamp(name):
                 return "unchanged"
@@ -264,6 +264,17 @@ class Networks:
             done = old.network.batcher.counters()
             self._past[name] = self._past.get(name, BatchCounters()) + done
         return_freed()
+
+
+@contextmanager
+def _named_loading(name: str) -> Iterator[None]:
+    """A thread of somebody else's that loads a network here."""
+    thread = threading.current_thread()
+    before, thread.name = thread.name, f"{LOADING}-{name}"
+    try:
+        yield
+    finally:
+        thread.name = before
 
 
 def _await(name: str, loading: "Future[None]", job: Job) -> None:

@@ -293,13 +293,14 @@ def _core() -> Any:
     that thread keeps the address, unless it ends the core itself and the newest first. The next
     signal with a handler in Python (Ctrl-C) would then end the process.
     """
+    openvino = _openvino()
     with _ONE_CORE:
-        return _made_core()
+        return _made_core(openvino)
 
 
 @functools.cache
-def _made_core() -> Any:
-    return _openvino().Core()
+def _made_core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 _ONE_CORE = threading.Lock()

@@ -144,6 +144,15 @@ def test_a_head_that_cannot_do_the_task_is_refused() -> None:
             head=ClassifyHead(),
             input_size=(64, 64),
         )
+    with pytest.raises(ValueError, match="for 256 classes; got 257"):
+        NetworkSpec(
+            name="x",
+            task="segment",
+            backbone=BackboneSpec(name="hrnet_w18_small"),
+            head=SegmentHead(),
+            input_size=(64, 64),
+            classes=tuple(map(str, range(257))),
+        )
     with pytest.raises(ValueError, match="needs the names of its classes"):
         NetworkSpec(
             name="x",

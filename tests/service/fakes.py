@@ -120,8 +120,10 @@ class FakeEngine:
         )
 
     def load(self, model: str, force: bool = False) -> "Change":
-        """Takes no time; `broken` is refused."""
+        """Takes no time, but `slow`; `broken` is refused."""
         name = self._known(model)
+        if name == "slow":
+            time.sleep(4 * self.slow_s)  # longer than connections may take to close
         if name == "broken":
             raise CheckpointError("broken.safetensors is damaged")
         return "swapped" if force else "unchanged"

@@ -292,6 +292,33 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             process.kill()
 
 
+@pytest.mark.parametrize("path", ["/pose?model=slow", "/models/slow/load"])
+def test_who_is_not_answered_until_the_drain_is_over_is_told_so(photo: bytes, path: str) -> None:
+    address = ("127.0.0.1", free_port())
+    command = [sys.executable, "-m", "tests.service.serve_fake"]
+    key = "a-key-that-may-load-networks"
+    given = {"HRPOSE_PORT": str(address[1]), "HRPOSE_DRAIN_S": "0.2"}
+    environment = {**os.environ, **given, "HRPOSE_API_KEYS": f"admin:{key}"}
+    headers = {"Authorization": f"Bearer {key}"}
+    body = photo if path.startswith("/pose") else b""
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            wait_until(lambda: _is_ready(address), 60)
+            with ThreadPoolExecutor(1) as threads:
+                asked = threads.submit(
+                    httpx2.post, url(address, path), content=body, headers=headers, timeout=30
+                )
+                time.sleep(0.5)
+                process.send_signal(signal.SIGTERM)
+                answer = asked.result()
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "/problems/overloaded"
+            assert answer.headers["retry-after"] == "1"
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+
+
 def _at_work(address: Address) -> int:
     text = httpx2.get(url(address, "/metrics")).text
     return int(float(text.rpartition("hrpose_requests_at_work ")[2].split()[0]))

@@ -44,6 +44,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("max_megapixels", "inf"),
         ("max_people", "0"),
         ("timeout_s", "0"),
+        ("timeout_s", "1e10"),
+        ("max_wait_ms", "1e13"),
         ("max_requests", "0"),
         ("drain_s", "-1"),
         ("log_level", "loud"),

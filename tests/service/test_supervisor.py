@@ -1,5 +1,6 @@
 """Whom the supervisor tells what, and how often: with processes that are none."""
 
+import errno
 import os
 import signal
 import socket
@@ -136,6 +137,32 @@ def test_a_stop_while_a_successor_starts_is_told_to_each_once(
     fakes.at_start[2] = lambda: signal.raise_signal(signal.SIGTERM)
     assert supervisor.run() == 0
     assert fakes.told == [[], [signal.SIGTERM], [signal.SIGTERM]]
+
+
+def test_a_successor_that_cannot_be_started_is_tried_again(
+    supervisor: Supervisor, fakes: Fakes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory() -> None:
+        fakes.all[2].told.append(-1)  # was never there
+        fakes.all[2].end(1)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    fakes.at_start[2] = no_memory
+    fakes.at_start[3] = lambda: signal.raise_signal(signal.SIGTERM)
+    assert supervisor.run() == 0
+    assert "no process could take its place: [Errno 11]" in caplog.text
+    assert fakes.told == [[], [signal.SIGTERM], [-1], [signal.SIGTERM]]
+
+
+def test_where_not_all_can_be_started_none_stays(supervisor: Supervisor, fakes: Fakes) -> None:
+    def no_memory() -> None:
+        fakes.all[1].end(1)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    fakes.at_start[1] = no_memory
+    with pytest.raises(BlockingIOError):
+        supervisor.run()
+    assert fakes.told[0] == [signal.SIGTERM]
 
 
 def test_a_second_stop_is_passed_on(supervisor: Supervisor, fakes: Fakes, pause: Pause) -> None:

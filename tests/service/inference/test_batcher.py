@@ -241,6 +241,16 @@ def test_a_crop_that_fails_fails_its_own_request_only() -> None:
         assert sorted(runtime.batches) == [1, 1, 1, 1, 1, 4]
 
 
+def test_what_is_left_of_a_request_that_failed_is_not_run() -> None:
+    with running(max_batch=1) as (batcher, runtime):
+        runtime.poison = 3
+        with pytest.raises(ValueError, match="poison"):
+            batcher.run([crop(v) for v in (1, 3, 5, 7)], Job())
+        batcher.run([crop(9)], Job())
+        assert batcher.counters().queue_depth == 0
+        assert runtime.batches == [1, 1, 1]
+
+
 @pytest.mark.parametrize("kind", ["python", "torch"])
 def test_a_batch_without_memory_is_run_in_halves(kind: str) -> None:
     with running(max_batch=8) as (batcher, runtime), ThreadPoolExecutor(8) as pool:

@@ -89,7 +89,17 @@ def test_what_is_asked_of_an_estimator_that_nobody_keeps_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [(0, 0, 1e400, 9), (float("nan"), 0, 9, 9), (0, 0, -5, 9), (0, 0, 9), 7, (0, 0, "x", 9)]
+    "box",
+    [
+        (0, 0, 1e400, 9),
+        (float("nan"), 0, 9, 9),
+        (0, 0, -5, 9),
+        (0, 0, 9),
+        7,
+        (0, 0, "x", 9),
+        (0, 0, 1e7, 9),
+        (-1e9, 0, 9, 9),
+    ],
 )
 def test_what_is_no_box_is_refused(box: Any) -> None:
     with pytest.raises(InvalidParameter, match="a box"):

@@ -27,7 +27,7 @@ from service.inference.batcher import BatchCounters, Batcher
 from service.inference.engine import Engine
 from service.inference.job import Job
 from service.inference.loading import RuntimeName
-from service.inference.networks import Live, Networks
+from service.inference.networks import LOADING, Live, Networks
 from service.inference.runtime import Batch, Maps
 from service.inference.whole import ClassifyNetwork
 from tests.conftest import ROOT
@@ -111,6 +111,22 @@ def test_a_network_is_loaded_once_however_many_ask(making: Making, networks: Net
         answers = list(pool.map(lambda _: ask(networks), range(32)))
     assert answers == [0.0] * 32
     assert len(making.made) == 1
+
+
+def test_the_end_of_a_process_knows_every_thread_that_loads(making: Making) -> None:
+    names = []
+
+    def make(name: str, whole: bool) -> Live:
+        names.append(threading.current_thread().name)
+        return making.make(name, whole)
+
+    networks = Networks(make)
+    before = threading.current_thread().name
+    networks.load("x")
+    ask(networks, name="y")
+    networks.close()
+    assert names == [f"{LOADING}-x", f"{LOADING}-y"]
+    assert threading.current_thread().name == before
 
 
 def test_who_waits_for_a_network_waits_no_longer_than_it_may(
@@ -425,6 +441,37 @@ def test_a_changed_file_is_swapped_in_and_a_bad_one_is_not(
     assert engine.unload("mine") == "unloaded"
     with pytest.raises(UnknownName):
         shown(engine)
+
+
+def test_a_file_that_was_loaded_and_is_gone_is_not_known(
+    engine: Engine, folder: Path, made: Made
+) -> None:
+    file = put(made(f"1{ENDING}"), folder)
+    engine.load("mine")
+    file.unlink()
+    with pytest.raises(UnknownName):
+        engine.load("mine")
+
+
+def test_the_file_given_at_start_keeps_its_name_whatever_takes_its_place(
+    tmp_path: Path, made: Made
+) -> None:
+    file = Path(shutil.copy(made(f"1{ENDING}"), tmp_path))
+    engine = Engine(model=str(file), runtime=RUNTIME, threads=1)
+    name = engine.default
+    spec = default_spec("squeezenet1_1+classify", input_size=(64, 64))
+    spec = spec.model_copy(update={"name": "another"})
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, spec, build(spec).state_dict())
+    if ENDING == ".onnx":
+        export_onnx(load(other), file)
+    else:
+        other.replace(file)
+    assert shown(engine, name)
+    assert engine.load("default", force=True) in ("loaded", "swapped")
+    assert shown(engine, name)
+    assert name in {info.name for info in engine.models()}
+    engine.close()
 
 
 @pytest.mark.parametrize("damage", [slice(0, -100), slice(0, 0)])

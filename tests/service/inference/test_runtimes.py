@@ -247,7 +247,12 @@ def test_an_exported_file_is_served_alone(
 
 def test_torch_says_that_it_runs_no_exported_file(files: Callable[[str], Path]) -> None:
     with pytest.raises(CheckpointError, match=r"torch does not run; .* pip install"):
-        hrpose.load(files("hrnet_w18_small"))
+        hrpose.load(files("hrnet_w18_small"), runtime="torch")
+
+
+def test_an_exported_file_is_run_by_what_reads_it(files: Callable[[str], Path]) -> None:
+    estimator = hrpose.load(files("hrnet_w18_small"))
+    assert estimator.runtime == f"{choose().runtime} exact"
 
 
 @pytest.mark.parametrize("runtime", BOTH)
@@ -345,6 +350,12 @@ def test_a_changed_checkpoint_or_exporter_gets_an_export_of_its_own(
     monkeypatch.setattr(exports, "EXPORTER", -1)
     made.append(Exports().get(tiny))
     assert len({path.name for path in made}) == 3
+
+
+@pytest.mark.parametrize("stem", ["m\udce8le", "é" * 120])
+def test_a_checkpoint_may_have_any_name(cache: Path, tiny: Path, stem: str) -> None:
+    made = Exports().get(tiny.rename(tiny.with_stem(stem)))
+    assert made.is_relative_to(cache)
 
 
 def test_a_damaged_export_is_made_anew(
