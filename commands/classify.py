@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, PhotosArgument, files_of, look_at, out, write_json
+from commands.console import (
+    JsonOption,
+    PhotosArgument,
+    files_of,
+    look_at,
+    out,
+    spare_inputs,
+    write_json,
+)
 from heads.photo import Photo
 from service.inference.catalogue import DEFAULT_CLASSIFIER
 from service.inference.estimator import load
@@ -22,6 +30,7 @@ def classify(
 ) -> None:
     """Say what photographs show, of ImageNet's 1000 classes."""
     files = files_of(photos)
+    spare_inputs([*files, model], json_file)
     estimator = load(model)
     table = Table("photo", f"likeliest {top_k}", box=None)
     answers = []

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.console import JsonOption, can_be_written, out, write_json
+from commands.console import (
+    JsonOption,
+    Refused,
+    can_be_written,
+    out,
+    spare_inputs,
+    write_json,
+)
 from commands.evaluate import answers, boxes_used
 from heads.image import photographs, read_image
 from heads.spec import NetworkSpec
@@ -53,14 +60,15 @@ def compress(
     if out_file.suffix != ".safetensors":
         raise typer.BadParameter(f"--out is a .safetensors file; got {out_file.name}")
     source = resolve_default() if network == DEFAULT else network
-    if out_file.resolve() == Path(source).resolve():
-        raise typer.BadParameter(f"--out is {source} itself, which would be gone")
+    spare_inputs([source, annotations], json_file, out_file)
     truth = None
     if annotations is not None:
         from training.annotations import load_annotations
 
         truth = load_annotations(annotations)
     original, packed = load_network(source), load_network(source)
+    if images is not None and original.spec.task == "classify" and not photographs(images):
+        raise Refused(f"{images} holds no photograph")
     if prune is not None:
         methods.prune_smallest(packed, prune)
     pack = (

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,8 @@ from service.errors import InvalidParameter
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
 # Without markup: file names may have brackets.
-out = Console(width=None if sys.stdout.isatty() else 160, markup=False)
-errors = Console(stderr=True, markup=False)
+out = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]
 DetectorOption = Annotated[
@@ -96,6 +96,14 @@ def look_at(files: Sequence[Path], look: Callable[[Path, Photo], None]) -> bool:
             said = str(error)
             errors.print(said if path.name in said else f"{path.name}: {said}", highlight=False)
     return all_answered
+
+
+def spare_inputs(inputs: Iterable[Path | str | None], *outputs: Path | None) -> None:
+    """Refused where what is to be written would take the place of what is read."""
+    read = {Path(path).resolve(): path for path in inputs if path is not None}
+    for path in outputs:
+        if path is not None and path.resolve() in read:
+            raise Refused(f"{path} is read by this command, and would be gone; name another file")
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

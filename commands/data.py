@@ -15,6 +15,7 @@ from commands.console import (
     can_be_written,
     errors,
     out,
+    spare_inputs,
     write_file,
     write_json,
 )
@@ -53,6 +54,7 @@ def check(
     from training.contact_sheet import sheet
     from training.doctor import examine
 
+    spare_inputs([annotations], json_file, sheet_file)
     data = examine(annotations, images)
     _print_findings(data.report, show)
     _print_counts(data.report)

@@ -13,6 +13,7 @@ from commands.console import (
     can_be_folder,
     errors,
     out,
+    spare_inputs,
     write_json,
 )
 from heads.person import Box, Person
@@ -55,6 +56,7 @@ def evaluate(
     from training.annotations import load_annotations
     from training.evaluate import score, write_results
 
+    spare_inputs([annotations, boxes, detector, *(model or [])], json_file)
     truth = load_annotations(annotations)
     rows: list[Scores] = []
     for name in model or _embedded(boxes):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, can_be_folder, out, write_json
+from commands.console import JsonOption, can_be_folder, out, spare_inputs, write_json
 from models.errors import HrposeError
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.decoding import measure_decoded
@@ -49,6 +49,7 @@ def export(
     from heads.export import export_onnx
     from heads.load import load
 
+    spare_inputs([name, *(photo or [])], json_file)
     network = load(resolve_default() if name == DEFAULT else name)
     if decode:
         if form != "onnx":

@@ -97,6 +97,8 @@ def weights_verify(
     from heads import zoo
 
     statuses = {name: zoo.verify(name) for name in names or zoo.names()}
+    if not names:
+        statuses = {name: status for name, status in statuses.items() if status != "missing"}
     for name, status in statuses.items():
         out.print(f"{name}: {status}", highlight=False)
     if any(status == "damaged" for status in statuses.values()):

@@ -1,10 +1,13 @@
 """Pages of the documentation that are made from the code: `hrpose backbones`, `hrpose settings`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from commands.console import Refused
 
 
 def list_backbones(
@@ -29,6 +32,17 @@ def backbones_json() -> str:
     return answer.model_dump_json(indent=1) + "\n"
 
 
+def _differences(parity: Path, names: Sequence[str]) -> dict[str, Any]:
+    try:
+        measured = json.loads(parity.read_text(encoding="utf-8"))
+        return {name: {key: measured[name][key] for key in _TWIN} for name in names}
+    except (ValueError, LookupError, TypeError) as error:
+        raise Refused(f"{parity} is no file of `tests/models/twins.py`: {error!r}") from error
+
+
+_TWIN = ("score", "twin", "difference")
+
+
 def backbones_page(parity: Path | None = None) -> str:
     """The page docs/backbones.md: every backbone, its paper, cost, strides and public weights.
 
@@ -37,7 +51,7 @@ def backbones_page(parity: Path | None = None) -> str:
     from models.backbone import facts
     from models.backbone import list_backbones as names
 
-    measured = {} if parity is None else json.loads(parity.read_text(encoding="utf-8"))
+    measured = {} if parity is None else _differences(parity, names())
     columns = ["name", "parameters", "multiply-adds", "input", "strides", "paper", "public weights"]
     if measured:
         columns += ["as published", "twin", "largest difference"]

@@ -16,6 +16,7 @@ from commands.console import (
     files_of,
     look_at,
     out,
+    spare_inputs,
     write_file,
     write_json,
 )
@@ -49,6 +50,7 @@ def predict(
     from heads.draw import draw_people
 
     files = files_of(photos)
+    spare_inputs([*files, model, detector], json_file)
     targets = {} if out_dir is None else _targets(files, out_dir)
     given = None if boxes is None else _parse_boxes(boxes)
     estimator = load(model, detector=detector)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from commands.console import JsonOption, out, parse_size, write_json
+from commands.console import JsonOption, out, parse_size, spare_inputs, write_json
 from service.inference.catalogue import DEFAULT, resolve_default
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def profile(
     """Tell parameters, multiply-adds, memory and measured time of a network."""
     from models.profile import profile as measure
 
+    spare_inputs([name], json_file)
+    if name == DEFAULT and head is None:
+        name = resolve_default()
     network = name if head is None else f"{name}+{usual_head(name, head)}"
     module, usual_size, weights = _network(network)
     size = usual_size if input_size is None else parse_size(input_size)
@@ -76,10 +79,9 @@ def _network(name: str) -> "tuple[nn.Module, Size, str]":
     if "+" in name and not Path(name).is_file():
         spec = default_spec(name)
         return build(spec), spec.input_size, "random"
-    trained = name == DEFAULT or Path(name).is_file()
-    if not trained and (name in list_backbones() or name not in zoo.names()):
+    if not Path(name).is_file() and (name in list_backbones() or name not in zoo.names()):
         return create_backbone(name), POSE_INPUT, "random"
-    network = load(resolve_default() if name == DEFAULT else name)
+    network = load(name)
     return network, network.spec.input_size, "its own"
 
 

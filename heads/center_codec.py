@@ -180,15 +180,15 @@ class CenterCodec:
         ys, xs = np.mgrid[0:h, 0:w].astype(np.float32)
         distance = np.hypot(ys - h // 2, xs - w // 2)
         middle = (1 / (distance + _CENTRE_WEIGHT)).astype(np.float16).astype(np.float32)
-        cell = (centre * middle).reshape(n, -1).argmax(axis=1)
+        cell = (centre * middle).reshape(n, h * w).argmax(axis=1)
         each = np.arange(n)
         guess = _pairs(maps["kpt_regress"])[each, :, :, cell // w, cell % w]  # [N, K, 2] (dy, dx)
         guess_y = (cell // w)[:, None] + guess[..., 0]
         guess_x = (cell % w)[:, None] + guess[..., 1]
         away = np.sqrt((ys - guess_y[..., None, None]) ** 2 + (xs - guess_x[..., None, None]) ** 2)
-        best = (heat / (away + np.float32(_GUESS_WEIGHT))).reshape(n, k, -1).argmax(axis=2)
+        best = (heat / (away + np.float32(_GUESS_WEIGHT))).reshape(n, k, h * w).argmax(axis=2)
         cells = _offset_cells(maps["kpt_offset"], best)
-        scores = np.take_along_axis(heat.reshape(n, k, -1), best[..., None], axis=2)[..., 0]
+        scores = np.take_along_axis(heat.reshape(n, k, h * w), best[..., None], axis=2)[..., 0]
         return self.to_pixels(cells), scores
 
     def decode_people(self, maps: Maps) -> list[PeopleMaps]:

@@ -93,7 +93,10 @@ def load_network(path: Path) -> "Network":
     from models.weights import load_strict
 
     spec, state = load_checkpoint(path)
-    network = build(spec)
+    try:
+        network = build(spec)
+    except (RuntimeError, MemoryError) as error:  # torch's word for no memory, or for odd sizes
+        raise CheckpointError(f"{path.name} describes a network that cannot be built") from error
     load_strict(network, state, path.name)
     return network.eval()
 
@@ -146,7 +149,7 @@ def _parse_spec(path: Path, metadata: Mapping[str, str]) -> NetworkSpec:
                 f"{path.name} has format {content['format']}; this version reads up to {FORMAT}"
             )
         return NetworkSpec.model_validate(content["spec"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise CheckpointError(f"{path.name} has damaged metadata: {error}") from error
 
 

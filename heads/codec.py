@@ -63,6 +63,7 @@ class HeatmapCodec:
                 f"points [..., K, 2] and visibility [..., K] do not fit: "
                 f"{points.shape} and {np.shape(visibility)}"
             )
+        points = np.where(np.asarray(visibility)[..., None] > 0, points, 0.0)  # nan, where unknown
         cells = points / cell_scale(self.input_size, self.heatmap_size, self.alignment)
         # Towards zero, as the official code rounds; the window is laid round this cell.
         nearest = np.trunc(cells + 0.5)

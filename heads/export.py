@@ -52,7 +52,12 @@ def export_onnx(network: Network, path: Path) -> None:
     spec's, or any whose sides are multiples of 32 where a network sees whole images. Raises
     ExportError where ONNX has no words for the network; OSError where the file cannot be written.
     """
-    write_whole(path, add_spec(_graph(network.eval()), network.spec))
+    was_training = network.training
+    try:
+        graph = _graph(network.eval())
+    finally:
+        network.train(was_training)
+    write_whole(path, add_spec(graph, network.spec))
 
 
 def export_decoded(network: Network, path: Path) -> None:

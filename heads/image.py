@@ -97,8 +97,9 @@ def checked_header(data: bytes, max_pixels: int | None) -> tuple[ImageFormat, in
     return kind, width, height
 
 
-def read_image(path: Path, max_pixels: int | None = None) -> Image:
+def read_image(path: Path | str, max_pixels: int | None = None) -> Image:
     """The upright RGB image in a file; ImageError names the file."""
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -295,10 +296,11 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ImageError("the WebP header is damaged")
 
 
-def fits(image: Image) -> bool:
+def fits(image: object) -> bool:
     """True for what the library calls an image: RGB uint8 [H, W, 3] with at least one pixel."""
     return (
-        image.dtype == np.uint8
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
         and image.ndim == 3
         and image.shape[2] == 3
         and math.prod(image.shape) > 0

@@ -1,16 +1,26 @@
 """A name or a file -> Network: embedded networks, downloaded public ones, and files of others."""
 
+import re
 from pathlib import Path
 
 import torch
 
 from heads import zoo
 from heads.checkpoint import load_network
+from heads.codec import Refine
 from heads.errors import CheckpointError, WeightsMissing
+from heads.geometry import Size
 from heads.network import Network, build
-from heads.spec import NetworkSpec, Normalisation, Provenance, default_spec
-from models.errors import SpecError
-from models.weights import load_strict, read_state, rename
+from heads.spec import (
+    INPUT_MULTIPLE,
+    CodecSpec,
+    NetworkSpec,
+    Normalisation,
+    Provenance,
+    default_spec,
+)
+from models.errors import SpecError, WeightsError
+from models.weights import load_weights
 
 
 def load(
@@ -27,7 +37,7 @@ def load(
     """
     path = Path(name_or_file)
     if network is not None:
-        return load_public(path, default_public_spec(network))
+        return load_public(path, spec_of_public(path.name, network))
     if path.suffix == ".safetensors":
         return load_network(path)
     if path.suffix in (".pth", ".pt", ".tar"):
@@ -82,35 +92,64 @@ def load_public(path: Path, spec: NetworkSpec) -> Network:
     """A public file of tensors, strictly, into the network that `spec` describes."""
     if not path.is_file():
         raise CheckpointError(f"there is no file {path.name}")
+    if spec.backbone.name.startswith("timm/"):
+        raise WeightsError(
+            f"{path.name}: files of timm are for backbones alone, "
+            f"hrpose.create_backbone({spec.backbone.name!r}, weights=...)"
+        )
     network = build(spec)
-    load_strict(network, rename(read_state(path), "auto"), path.name)
+    load_weights(network, path)
     return network.eval()
 
 
-def default_public_spec(network: str) -> NetworkSpec:
-    """The spec of a public file about which only `<backbone>+<head>` is known.
+def spec_of_public(file: str, network: str) -> NetworkSpec:
+    """The spec of a public file by its name and its `<backbone>+<head>`.
 
-    Public pose files were made with the official crop unless their name says otherwise.
+    A file of the zoo's name is the zoo's. Of others, pose networks were made with the official crop
+    and decoding, unless the name says `udp` or `dark`; `384x288` in it is the size of their input.
+    Classifiers see what the zoo's first of the same form sees.
     """
+    alike = [entry for entry in zoo.entries() if entry.network == network and not entry.embedded]
+    for entry in alike:
+        if Path(entry.file).name == file:
+            return public_spec(entry)
     spec = default_spec(network)
     if spec.head.kind == "center":
         raise SpecError(f"{network}: no public file holds a center head of this form")
-    codec = spec.codec.model_copy(update={"refine": "quarter"})
-    return spec.model_copy(update={"alignment": "legacy", "codec": codec})
+    if spec.task == "classify" and alike:
+        plain = {"name": spec.name, "provenance": spec.provenance}
+        return public_spec(alike[0]).model_copy(update=plain)
+    udp, size = "udp" in file, _size_in(file) or spec.input_size
+    refine: Refine = "dark" if udp or "dark" in file else "quarter"
+    return spec.model_copy(
+        update={
+            "input_size": size,
+            "alignment": "udp" if udp else "legacy",
+            "codec": _published_codec(spec, size, refine),
+        }
+    )
+
+
+def _size_in(file: str) -> Size | None:
+    """The input's (height, width) that a file's name tells."""
+    found = _SIZE.search(file)
+    size = (int(found[1]), int(found[2])) if found else (1, 1)
+    return None if any(side % INPUT_MULTIPLE for side in size) else size
+
+
+_SIZE = re.compile(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)")
+
+
+def _published_codec(spec: NetworkSpec, input_size: Size, refine: Refine) -> CodecSpec:
+    """Published recipes widen the Gaussian, and DARK's blur with it, at the larger input."""
+    large = spec.task == "pose" and input_size[0] >= 384
+    width = {"sigma": 3.0 if large else 2.0, "blur_kernel": 17 if large else 11}
+    return spec.codec.model_copy(update={"refine": refine, **width})
 
 
 def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
     """The spec of a public network: its entry in the zoo says what differs from the usual."""
     spec = default_spec(entry.network, input_size=entry.input_size)
-    # Published recipes widen the Gaussian, and DARK's blur with it, at the larger input.
-    large = entry.task == "pose" and entry.input_size[0] >= 384
-    codec = spec.codec.model_copy(
-        update={
-            "refine": entry.refine,
-            "sigma": 3.0 if large else 2.0,
-            "blur_kernel": 17 if large else 11,
-        }
-    )
     classify = entry.task == "classify"
     return spec.model_copy(
         update={
@@ -119,7 +158,7 @@ def public_spec(entry: zoo.ZooEntry) -> NetworkSpec:
             "center_share": entry.center_share if classify else spec.center_share,
             "input_size": entry.input_size,
             "alignment": entry.alignment,
-            "codec": codec,
+            "codec": _published_codec(spec, entry.input_size, entry.refine),
             "normalisation": Normalisation(
                 mean=entry.mean, std=entry.std, channel_order=entry.channel_order
             ),

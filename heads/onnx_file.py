@@ -25,7 +25,7 @@ WHILE_STDIN = "--while-stdin"
 """First argument of `python -m heads.export` by a process that it is not to outlive: its standard
 input ends with that one."""
 
-EXPORTER = 3
+EXPORTER = 4
 """Counts changes of what `heads.export` writes; a cached export of another number is made anew."""
 
 INPUT = "images"
@@ -86,7 +86,7 @@ def read_onnx_spec(path: Path) -> NetworkSpec:
                 f"{path.name} has format {content['format']}; this version reads up to {FORMAT}"
             )
         return NetworkSpec.model_validate(content["spec"])
-    except (ValueError, KeyError, TypeError, IndexError, ValidationError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, ValidationError) as error:
         raise CheckpointError(f"{path.name} has damaged metadata: {error}") from error
 
 

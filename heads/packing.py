@@ -127,6 +127,7 @@ def _unpack(parts: Mapping[str, Array], most: int) -> FloatArray:
 
 
 def _shape(stored: Array, most: int) -> list[int]:
+    _expect(stored.ndim == 1)
     shape = [int(side) for side in stored.astype(np.int64)]
     _expect(all(side >= 0 for side in shape) and math.prod(shape) <= most)
     return shape

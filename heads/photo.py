@@ -77,7 +77,9 @@ class Photo:
         if isinstance(image, Photo):
             return image
         if not fits(image):
-            raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {image.dtype} {image.shape}")
+            is_array = isinstance(image, np.ndarray)
+            got = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+            raise ShapeError(f"an image is RGB uint8 [H, W, 3]; got {got}")
         photo = _Pixels.__new__(_Pixels)
         photo._pixels, photo._factor, photo.decode_ms, photo.wait_ms = image, 1, 0.0, 0.0
         photo._size = (image.shape[0], image.shape[1])

@@ -35,7 +35,7 @@ HEATMAP_STRIDE = 4
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Normalisation(_Frozen):
@@ -211,7 +211,7 @@ class CodecSpec(_Frozen):
     sigma: PositiveFloat = 2.0
     refine: Refine = "dark"
     unbiased: bool = False
-    blur_kernel: PositiveInt = 11
+    blur_kernel: Annotated[int, Field(ge=1, le=99)] = 11
 
     @field_validator("blur_kernel")
     @classmethod
@@ -271,6 +271,9 @@ class Provenance(_Frozen):
     scores: dict[str, float] = Field(default_factory=dict)
 
 
+_Side = Annotated[int, Field(ge=1, le=4096)]
+
+
 class NetworkSpec(_Frozen):
     """All that is needed to build, feed and read a network.
 
@@ -288,7 +291,7 @@ class NetworkSpec(_Frozen):
     backbone: BackboneSpec
     head: HeadSpec
     neck: NeckSpec | None = None
-    input_size: tuple[PositiveInt, PositiveInt]
+    input_size: tuple[_Side, _Side]
     normalisation: Normalisation = Normalisation()
     alignment: Alignment = "udp"
     padding: PositiveFloat = BOX_PADDING

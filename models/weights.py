@@ -503,9 +503,18 @@ def _plain_state(content: object, name: str) -> dict[str, Tensor]:
     if strangers or not inner:
         raise WeightsError(f"{name} holds {_some(strangers) or 'nothing'}, not named tensors")
     state = {str(key): tensor for key, tensor in inner.items()}
+    if odd := [key for key, tensor in state.items() if not _is_plain(tensor)]:
+        raise WeightsError(f"{name} holds values that are not finite, or no plain: {_some(odd)}")
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return state
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Real and finite numbers, each in its place in memory."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    return not tensor.is_complex() and bool(torch.isfinite(tensor).all())
 
 
 def _some(names: Iterable[str], limit: int = 8) -> str:

@@ -1,6 +1,7 @@
 """The front door: the Python names others build on, and the command."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import hrpose
 from commands import pages
-from commands.console import write_json
+from commands.console import Refused, write_json
 from heads.checkpoint import load_checkpoint, save_checkpoint
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
@@ -113,8 +114,10 @@ def test_unknown_and_missing_networks_are_named(
 
 
 def test_what_is_no_image_or_box_is_refused(estimator: hrpose.Estimator, street: Any) -> None:
-    with pytest.raises(ShapeError, match="RGB uint8"):
-        estimator.predict(street.astype(np.float32))
+    odd: Any
+    for odd in (street.astype(np.float32), [[1]], None):
+        with pytest.raises(ShapeError, match="RGB uint8"):
+            estimator.predict(odd)
     for box in ((0, 0, 0, 10), (float("nan"), 0, 10, 10), (9000, 0, 10, 10)):
         with pytest.raises(InvalidParameter, match="box"):
             estimator.predict(street, [box])
@@ -227,7 +230,7 @@ def test_compress_writes_over_no_network_and_reads_the_annotations_first(tmp_pat
     save_checkpoint(own, spec, build(spec).state_dict())
     before = own.read_bytes()
     for out, more, said in (
-        (own, [], "itself"),
+        (own, [], "would be gone"),
         (tmp_path / "x.safetensors", ["--annotations", str(tmp_path / "no.json")], "no.json"),
     ):
         asked = ["compress", str(own), "--int8", "--out", str(out), *more]
@@ -452,6 +455,15 @@ def test_embedded_weights_verify() -> None:
     assert output.count("ok") == 3
 
 
+def test_of_all_weights_those_that_are_here_are_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path))
+    lines = run("weights", "verify").splitlines()
+    assert "hrnet_w18_small: ok" in lines
+    assert not any("missing" in line for line in lines)
+
+
 def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
     estimator = hrpose.load("default")
     image = np.ascontiguousarray(decode_image(STREET.read_bytes()))
@@ -531,6 +543,35 @@ def test_the_settings_page_is_up_to_date() -> None:
 def test_the_backbones_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "backbones.md").read_text()
     assert page == pages.backbones_page(ROOT / "docs" / "parity.json"), "run `make docs`"
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1, 2]", "{}", '{"hrnet_w18": 1}'])
+def test_a_file_that_tells_no_differences_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "parity.json").write_text(content)
+    said = CliRunner().invoke(hrpose.app, ["backbones", "--parity", str(tmp_path / "parity.json")])
+    assert isinstance(said.exception, Refused)
+
+
+def test_no_command_writes_over_what_it_reads(tmp_path: Path) -> None:
+    photo = Path(shutil.copy(STREET, tmp_path / "own.jpg"))
+    weights = Path(shutil.copy(ROOT / "heads/pretrained/hrnet_w18_small.safetensors", tmp_path))
+    labels = tmp_path / "labels.json"
+    labels.write_text("{}")
+    for read, command in (
+        (photo, ["predict", photo]),
+        (photo, ["classify", photo]),
+        (weights, ["predict", photo, "--model", weights]),
+        (weights, ["profile", weights]),
+        (labels, ["data", "check", labels]),
+        (labels, ["evaluate", "--annotations", labels, "--images", tmp_path]),
+        (weights, ["compress", weights, "--int8", "--out", tmp_path / "out.safetensors"]),
+    ):
+        before = read.read_bytes()
+        result = CliRunner().invoke(hrpose.app, [*map(str, command), "--json", str(read)])
+        assert isinstance(result.exception, Refused), (command, result.output)
+        assert read.read_bytes() == before
+    sheet = ["data", "check", str(labels), "--sheet", str(labels)]
+    assert isinstance(CliRunner().invoke(hrpose.app, sheet).exception, Refused)
 
 
 def test_a_setting_that_cannot_be_meant_is_refused() -> None:

@@ -129,6 +129,12 @@ def test_nobody_is_no_error() -> None:
     assert found.scores.shape == (0,)
 
 
+def test_no_crops_are_no_error() -> None:
+    none = {name: values[:0] for name, values in peaks().items()}
+    points, scores = CenterCodec().decode_single(none)
+    assert (points.shape, scores.shape) == ((0, 2, 2), (0, 2))
+
+
 def test_maps_without_boxes_are_refused() -> None:
     maps = peaks((4, 5))
     del maps["box_scale"]

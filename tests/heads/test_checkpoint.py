@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,35 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path, metadata={"hrpose": "{"})
     with pytest.raises(CheckpointError, match="damaged metadata"):
         read_spec(path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"hrpose": "[" * 100_000})
+    with pytest.raises(CheckpointError, match="damaged metadata"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"padding": float("inf")},
+        {"threshold": float("nan")},
+        {"input_size": [128000, 128000]},
+        {"codec": {"blur_kernel": 99999999}},
+    ],
+    ids=str,
+)
+def test_a_spec_that_nothing_can_be_fed_by_is_refused(saved: Path, odd: dict[str, Any]) -> None:
+    spec, state = load_checkpoint(saved)
+    content = {"format": 1, "spec": spec.model_dump(mode="json") | odd}
+    save_file(state, saved, metadata={"hrpose": json.dumps(content)})
+    with pytest.raises(CheckpointError, match="damaged metadata"):
+        read_spec(saved)
+
+
+def test_a_network_too_large_to_be_built_is_refused(saved: Path) -> None:
+    spec, state = load_checkpoint(saved)
+    spec = spec.model_copy(update={"head": FuseHead(channels=10**9)})
+    save_checkpoint(saved, spec, state)
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        load_network(saved)
 
 
 def test_a_missing_tensor_is_an_error_that_names_it(saved: Path) -> None:

@@ -152,8 +152,9 @@ def test_a_point_that_does_not_touch_the_map_weighs_nothing(x: float, y: float) 
     assert (maps.any() and weights[0] == 1) or not maps.any()
 
 
-def test_an_unlabelled_keypoint_weighs_nothing() -> None:
-    maps, weights = HeatmapCodec(SIZE, CELLS).encode(np.array([[50.0, 50.0]]), np.zeros(1))
+@pytest.mark.parametrize("at", [50.0, np.nan])
+def test_an_unlabelled_keypoint_weighs_nothing(at: float) -> None:
+    maps, weights = HeatmapCodec(SIZE, CELLS).encode(np.array([[at, at]]), np.zeros(1))
     assert weights[0] == 0
     assert not maps.any()
 

@@ -59,8 +59,10 @@ def answers(network: Network, images: torch.Tensor) -> dict[str, Any]:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_kind_of_head_answers_the_same_from_its_file(form: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    network = made(form)
+    network = made(form).train()
     export_onnx(network, tmp_path / "x.onnx")
+    assert network.training
+    network.eval()
     session = runtime.InferenceSession(str(tmp_path / "x.onnx"))
     names = [output.name for output in session.get_outputs()]
     sizes = [network.spec.input_size]

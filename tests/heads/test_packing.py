@@ -19,7 +19,7 @@ def low_rank(rows: int, columns: int, shape: list[int]) -> dict[str, Any]:
     return {"lowrank|left": left, "lowrank|right": right, "lowrank|shape": np.array(shape)}
 
 
-def sparse(entries: int, shape: list[int]) -> dict[str, Any]:
+def sparse(entries: int, shape: list[Any]) -> dict[str, Any]:
     mask, values = np.zeros(-(-entries // 8), np.uint8), np.zeros(0, np.float16)
     return {"sparse|mask": mask, "sparse|values": values, "sparse|shape": np.array(shape)}
 
@@ -31,12 +31,13 @@ def sparse(entries: int, shape: list[int]) -> dict[str, Any]:
         sparse(8, [1 << 62, 1 << 62]),
         sparse(8, [-1, -8]),
         sparse(80, [8]),
+        sparse(8, [[2, 4]]),
         low_rank(1 << 15, 1 << 15, [1 << 15, 1 << 15]),
         low_rank(2, 3, [2, 4]),
         {"int8|codes": np.zeros((1, 1 << 15), "i1"), "int8|scale": np.zeros(1 << 15, "f4")},
         {"cluster|codes": np.zeros(1 << 15, "u1"), "cluster|values": np.zeros((1, 1 << 15), "f4")},
     ],
-    ids=["much", "more", "negative", "bits", "product", "shape", "scales", "values"],
+    ids=["much", "more", "negative", "bits", "table", "product", "shape", "scales", "values"],
 )
 def test_sizes_that_do_not_belong_together_are_refused(
     tmp_path: Path, parts: dict[str, Any]

@@ -186,6 +186,34 @@ def test_a_pose_network_can_be_described(entry: zoo.ZooEntry) -> None:
         assert public_spec(entry).input_size == entry.input_size
 
 
+@pytest.mark.parametrize(
+    "entry", [e for e in zoo.entries() if not e.embedded], ids=lambda entry: entry.name
+)
+def test_a_file_with_the_name_of_a_public_one_is_fed_and_read_as_that(entry: zoo.ZooEntry) -> None:
+    from heads.load import public_spec, spec_of_public
+
+    assert spec_of_public(Path(entry.file).name, entry.network) == public_spec(entry)
+
+
+def test_other_files_tell_by_their_names_how_they_are_fed_and_read() -> None:
+    from heads.load import spec_of_public
+
+    plain = spec_of_public("w.pth", "hrnet_w32+simple")
+    assert (plain.input_size, plain.alignment, plain.codec.refine) == (
+        (256, 192), "legacy", "quarter",
+    )  # fmt: skip
+    told = spec_of_public("my_w32_384x288_udp_best.pth", "hrnet_w32+simple")
+    assert (told.input_size, told.alignment, told.codec.refine) == ((384, 288), "udp", "dark")
+    assert (told.codec.sigma, told.codec.blur_kernel) == (3.0, 17)
+    dark = spec_of_public("dark_100x100.pth", "hrnet_w32+simple")
+    assert (dark.input_size, dark.alignment, dark.codec.refine) == ((256, 192), "legacy", "dark")
+    own = spec_of_public("mine.pth", "inception_v3+classify")
+    known = spec_of_public("inception_v3_google-0cc3c7bd.pth", "inception_v3+classify")
+    assert own.backbone == known.backbone
+    assert own.normalisation == known.normalisation
+    assert own.provenance.origin == ""
+
+
 def test_facts_of_mmpose_files_are_the_published_ones(shared: Path) -> None:
     published = json.loads((shared / "checkpoints" / "published.json").read_text())
     rows = published["results"]["mmpose_0x_topdown_coco_val2017"]["rows"]

@@ -1,5 +1,6 @@
 """Reading files of every kind, renaming, and the refusal of whatever does not fit."""
 
+import math
 import os
 import pickle
 import random
@@ -107,6 +108,24 @@ def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"raw\.pth is damaged"):
         read_state(tmp_path / "raw.pth")
     assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.tensor([math.nan]),
+        torch.zeros(1).to_sparse(),
+        torch.zeros(1, device="meta"),
+        torch.zeros(1, dtype=torch.complex64),
+    ],
+    ids=["nan", "sparse", "meta", "complex"],
+)
+def test_what_no_network_computes_with_is_refused_by_name(
+    odd: torch.Tensor, tmp_path: Path
+) -> None:
+    torch.save({**TINY, "odd": odd}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"odd\.pth holds values .*: odd"):
+        read_state(tmp_path / "odd.pth")
 
 
 def bytes_of(kind: str, folder: Path) -> bytes:
