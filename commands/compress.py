@@ -60,7 +60,7 @@ def compress(
     if out_file.suffix != ".safetensors":
         raise typer.BadParameter(f"--out is a .safetensors file; got {out_file.name}")
     source = resolve_default() if network == DEFAULT else network
-    spare_inputs([source, annotations], json_file, out_file)
+    spare_inputs([source, annotations], out_file, json_file)
     truth = None
     if annotations is not None:
         from training.annotations import load_annotations

@@ -1,5 +1,6 @@
 """What the commands share: where they print, options that mean the same, files they write."""
 
+import errno
 import json
 import os
 import sys
@@ -99,11 +100,15 @@ def look_at(files: Sequence[Path], look: Callable[[Path, Photo], None]) -> bool:
 
 
 def spare_inputs(inputs: Iterable[Path | str | None], *outputs: Path | None) -> None:
-    """Refused where what is to be written would take the place of what is read."""
-    read = {Path(path).resolve(): path for path in inputs if path is not None}
+    """Refused where what is to be written would take the place of what is read, or of another.
+
+    inputs: files, and names that may be files.
+    """
+    taken = {Path(path).resolve() for path in inputs if path is not None and Path(path).exists()}
     for path in outputs:
-        if path is not None and path.resolve() in read:
-            raise Refused(f"{path} is read by this command, and would be gone; name another file")
+        if path is not None and path.resolve() in taken:
+            raise Refused(f"{path} is a file of this command already; name another one")
+        taken |= {path.resolve()} if path is not None else set()
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
@@ -115,12 +120,23 @@ def write_json(path: Path | None, content: dict[str, Any]) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """What a command made; makes the folder. Refused where it cannot be written."""
     try:
-        if path.exists() and not path.is_file():  # a pipe, a terminal
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe, /dev/stdout
             path.write_bytes(content)
         else:
-            write_whole(path, content)
+            _replace(path, content)
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        # A file may be writable whose folder is not, and one that a container mounts has no other
+        # in its place.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY) or not path.is_file():
+            raise
+        path.write_bytes(content)
 
 
 def parse_size(text: str) -> tuple[int, int]:

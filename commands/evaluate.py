@@ -61,11 +61,13 @@ def evaluate(
     rows: list[Scores] = []
     for name in model or _embedded(boxes):
         estimator = load(name, runtime=runtime, precision=precision, detector=detector)
-        found = answers(estimator, truth, images, boxes, flip_test)
-        used = boxes_used(boxes, estimator.spec, detector)
         # Two files of one recipe have one name.
         called = estimator.spec.name
         called = name if called in [row.model for row in rows] else called
+        if results is not None:
+            spare_inputs([annotations, boxes], results / results_name(called, boxes))
+        found = answers(estimator, truth, images, boxes, flip_test)
+        used = boxes_used(boxes, estimator.spec, detector)
         rows.append(score(truth, found, model=called, boxes=used))
         if results is not None:
             write_results(results / results_name(called, boxes), found)

@@ -1,7 +1,9 @@
 """Files that stand there whole or not at all, whatever ends the program while it writes."""
 
+import contextlib
 import os
-import tempfile
+import shutil
+import uuid
 from pathlib import Path
 
 
@@ -11,13 +13,14 @@ def write_whole(path: Path, content: bytes) -> None:
     OSError where it cannot be written; the file before stays then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with open(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        with contextlib.suppress(OSError):  # no file there before, or somebody else's
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -92,13 +92,14 @@ def load_public(path: Path, spec: NetworkSpec) -> Network:
     """A public file of tensors, strictly, into the network that `spec` describes."""
     if not path.is_file():
         raise CheckpointError(f"there is no file {path.name}")
-    if spec.backbone.name.startswith("timm/"):
-        raise WeightsError(
-            f"{path.name}: files of timm are for backbones alone, "
-            f"hrpose.create_backbone({spec.backbone.name!r}, weights=...)"
-        )
     network = build(spec)
-    load_weights(network, path)
+    try:
+        load_weights(network, path)
+    except WeightsError as error:
+        if not spec.backbone.name.startswith("timm/"):
+            raise
+        advice = f"hrpose.create_backbone({spec.backbone.name!r}, weights=...)"
+        raise WeightsError(f"{error}; files of timm are read by {advice}") from error
     return network.eval()
 
 
@@ -107,7 +108,8 @@ def spec_of_public(file: str, network: str) -> NetworkSpec:
 
     A file of the zoo's name is the zoo's. Of others, pose networks were made with the official crop
     and decoding, unless the name says `udp` or `dark`; `384x288` in it is the size of their input.
-    Classifiers see what the zoo's first of the same form sees.
+    Classifiers are built and shown images as the zoo's first of the same form; TensorFlow's, which
+    the name tells, want other means.
     """
     alike = [entry for entry in zoo.entries() if entry.network == network and not entry.embedded]
     for entry in alike:
@@ -116,11 +118,18 @@ def spec_of_public(file: str, network: str) -> NetworkSpec:
     spec = default_spec(network)
     if spec.head.kind == "center":
         raise SpecError(f"{network}: no public file holds a center head of this form")
+    said = file.lower()
     if spec.task == "classify" and alike:
-        plain = {"name": spec.name, "provenance": spec.provenance}
-        return public_spec(alike[0]).model_copy(update=plain)
-    udp, size = "udp" in file, _size_in(file) or spec.input_size
-    refine: Refine = "dark" if udp or "dark" in file else "quarter"
+        known = public_spec(alike[0])
+        own = {"name": spec.name, "provenance": spec.provenance}
+        if not any(word in said for word in ("google", "tf_", "adv_")):
+            own["normalisation"] = spec.normalisation
+        return known.model_copy(update=own)
+    if spec.task != "pose":
+        return spec
+    udp, dark = (re.search(rf"(?<![a-z]){word}(?![a-z])", said) for word in ("udp", "dark"))
+    size = _size_in(said) or spec.input_size
+    refine: Refine = "dark" if udp or dark else "quarter"
     return spec.model_copy(
         update={
             "input_size": size,
@@ -131,10 +140,13 @@ def spec_of_public(file: str, network: str) -> NetworkSpec:
 
 
 def _size_in(file: str) -> Size | None:
-    """The input's (height, width) that a file's name tells."""
-    found = _SIZE.search(file)
-    size = (int(found[1]), int(found[2])) if found else (1, 1)
-    return None if any(side % INPUT_MULTIPLE for side in size) else size
+    """The input's (height, width) that the file's name of a pose network tells last.
+
+    Some write the width first; people are higher than they are wide.
+    """
+    pairs = [sorted(map(int, pair), reverse=True) for pair in _SIZE.findall(file)]
+    sizes = [(h, w) for h, w in pairs if w >= 96 and h <= 1024 and not (h | w) % INPUT_MULTIPLE]
+    return sizes[-1] if sizes else None
 
 
 _SIZE = re.compile(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)")

@@ -514,7 +514,9 @@ def _is_plain(tensor: Tensor) -> bool:
     """Real and finite numbers, each in its place in memory."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         return False
-    return not tensor.is_complex() and bool(torch.isfinite(tensor).all())
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize == 1):
+        return False
+    return bool(torch.isfinite(tensor).all())
 
 
 def _some(names: Iterable[str], limit: int = 8) -> str:

@@ -36,6 +36,7 @@ class Place:
         self._running: asyncio.Future[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._given_up = False
+        self._awaited: asyncio.Future[Any] | None = None
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
@@ -52,8 +53,9 @@ class Place:
             self._task = None
 
     def give_up(self) -> None:
-        """Ends the request, wherever it is; one that has its answer keeps it."""
-        if self._task is not None:
+        """Ends the request, wherever it is; one whose answer is there keeps it."""
+        has_answer = self._awaited is not None and self._awaited.done()
+        if self._task is not None and not has_answer:
             self._given_up = True
             self._task.cancel()
 
@@ -112,6 +114,7 @@ class Place:
     async def _first(self, wanted: "asyncio.Future[T]", watching: "asyncio.Future[None]") -> T:
         """The result that is wanted, unless the client goes first or the time is over."""
         both: set[asyncio.Future[Any]] = {wanted, watching}
+        self._awaited = wanted
         try:
             await asyncio.wait(
                 both, timeout=self.job.remaining_s, return_when=asyncio.FIRST_COMPLETED

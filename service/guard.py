@@ -73,9 +73,9 @@ class Guard:
         except asyncio.CancelledError:  # the time to finish what was accepted is over
             if not self._serving.draining:
                 raise
-            late = Unavailable("the server is shutting down", RETRY_S)
-            record.problem = type_of(late)
             if status == 0:
+                late = Unavailable("the server is shutting down", RETRY_S)
+                record.problem = type_of(late)
                 await respond_to(late)(scope, receive, guarded_send)
         except Exception as error:  # the top of a request: the server lives on
             response = respond_to_fault(error)

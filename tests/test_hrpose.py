@@ -230,7 +230,7 @@ def test_compress_writes_over_no_network_and_reads_the_annotations_first(tmp_pat
     save_checkpoint(own, spec, build(spec).state_dict())
     before = own.read_bytes()
     for out, more, said in (
-        (own, [], "would be gone"),
+        (own, [], "name another"),
         (tmp_path / "x.safetensors", ["--annotations", str(tmp_path / "no.json")], "no.json"),
     ):
         asked = ["compress", str(own), "--int8", "--out", str(out), *more]

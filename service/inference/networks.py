@@ -118,7 +118,7 @@ class Networks:
         ready. Returns when nobody uses the old one any more. force: also with the same file.
         Raises what loading raises, and Conflict for a network of another task; the old one stays.
         """
-        with self._one_at_a_time(name), _named_loading(name):
+        with self._one_at_a_time(name), named_loading(name):
             old = self._live.get(name)
             if old is not None and not force and old.stamp == self._stamp(name):
                 return "unchanged"
@@ -267,7 +267,7 @@ class Networks:
 
 
 @contextmanager
-def _named_loading(name: str) -> Iterator[None]:
+def named_loading(name: str) -> Iterator[None]:
     """A thread of somebody else's that loads a network here."""
     thread = threading.current_thread()
     before, thread.name = thread.name, f"{LOADING}-{name}"

@@ -13,8 +13,13 @@ def test_a_file_is_written_with_its_folder_and_replaced(tmp_path: Path) -> None:
     write_whole(path, b"first")
     write_whole(path, b"second")
     assert path.read_bytes() == b"second"
-    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o600)
+    write_whole(path, b"third")
+    assert path.stat().st_mode & 0o777 == 0o600
     assert list(path.parent.iterdir()) == [path]
+    long = path.with_name("n" * 255)
+    write_whole(long, b"")
+    assert long.exists()
 
 
 def test_what_fails_on_the_way_leaves_the_file_before(tmp_path: Path) -> None:

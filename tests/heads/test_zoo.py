@@ -16,7 +16,7 @@ import pytest
 
 from heads import zoo
 from heads.errors import CheckpointError, DownloadError, WeightsMissing
-from heads.spec import parse_network_name
+from heads.spec import default_spec, parse_network_name
 from models import list_backbones
 from models.errors import UnknownName
 
@@ -205,12 +205,20 @@ def test_other_files_tell_by_their_names_how_they_are_fed_and_read() -> None:
     told = spec_of_public("my_w32_384x288_udp_best.pth", "hrnet_w32+simple")
     assert (told.input_size, told.alignment, told.codec.refine) == ((384, 288), "udp", "dark")
     assert (told.codec.sigma, told.codec.blur_kernel) == (3.0, 17)
+    for name in ("w32_192x256_UDP.pth", "hm96x72_udp-64x64gpu_256x192.pth"):
+        udp = spec_of_public(name, "hrnet_w32+simple")
+        assert (udp.input_size, udp.alignment) == ((256, 192), "udp")
     dark = spec_of_public("dark_100x100.pth", "hrnet_w32+simple")
     assert (dark.input_size, dark.alignment, dark.codec.refine) == ((256, 192), "legacy", "dark")
     own = spec_of_public("mine.pth", "inception_v3+classify")
     known = spec_of_public("inception_v3_google-0cc3c7bd.pth", "inception_v3+classify")
     assert own.backbone == known.backbone
-    assert own.normalisation == known.normalisation
+    assert own.normalisation != known.normalisation
+    assert spec_of_public("tf_inc.pth", "inception_v3+classify").normalisation.mean == (0.5,) * 3
+    darknet = spec_of_public("darknet.pth", "hrnet_w32+simple")
+    assert darknet.codec.refine == "quarter"
+    wide = spec_of_public("cityscapes_1024x2048.pth", "hrnet_w48+segment")
+    assert wide == default_spec("hrnet_w48+segment")
     assert own.provenance.origin == ""
 
 

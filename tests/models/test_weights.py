@@ -117,8 +117,9 @@ def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path) -> None:
         torch.zeros(1).to_sparse(),
         torch.zeros(1, device="meta"),
         torch.zeros(1, dtype=torch.complex64),
+        torch.zeros(1, dtype=torch.float8_e4m3fn),
     ],
-    ids=["nan", "sparse", "meta", "complex"],
+    ids=["nan", "sparse", "meta", "complex", "float8"],
 )
 def test_what_no_network_computes_with_is_refused_by_name(
     odd: torch.Tensor, tmp_path: Path

@@ -22,6 +22,7 @@ from service.inference.answers import (
 )
 from service.inference.batcher import BatchCounters
 from service.inference.job import Job
+from service.inference.networks import named_loading
 
 if TYPE_CHECKING:
     from service.inference.catalogue import ModelInfo
@@ -123,7 +124,9 @@ class FakeEngine:
         """Takes no time, but `slow`; `broken` is refused."""
         name = self._known(model)
         if name == "slow":
-            time.sleep(4 * self.slow_s)  # longer than connections may take to close
+            self.working.release()
+            with named_loading(name):
+                time.sleep(20 * self.slow_s)  # longer than a server may take to end
         if name == "broken":
             raise CheckpointError("broken.safetensors is damaged")
         return "swapped" if force else "unchanged"

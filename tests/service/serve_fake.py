@@ -1,9 +1,26 @@
-"""A server process whose engine is a fake; settings come from the environment."""
+"""A server process whose engine is a fake; settings come from the environment.
+
+It prints a line whenever slow work begins.
+"""
+
+import threading
 
 from service.app import create_app
 from service.server import serve
 from service.settings import Settings
 from tests.service.fakes import FakeEngine
 
+
+class Told(threading.Semaphore):
+    """Says so."""
+
+    def release(self, n: int = 1) -> None:
+        """Once more."""
+        super().release(n)
+        print("work begins", flush=True)  # noqa: T201 # for the test
+
+
 if __name__ == "__main__":
-    serve(create_app(Settings(), FakeEngine(slow_s=2.0)))
+    engine = FakeEngine(slow_s=2.0)
+    engine.working = Told(0)
+    serve(create_app(Settings(), engine))
