@@ -48,7 +48,8 @@ RUN cd /opt/hrpose/lib/python*/site-packages \
         openvino/libs/libopenvino_jax_frontend.so* openvino/include numpy/*/tests numpy/tests \
         pip pip-* setuptools setuptools-* pkg_resources \
     # Not what lies in *.libs: stripped after it was patched, it cannot be loaded.
-    && find uvloop httptools wrapt -name '*.so' -exec strip --strip-unneeded {} +
+    && find . -name '*.so' \( -path './uvloop/*' -o -path './httptools/*' -o -path './wrapt/*' \) \
+        -exec strip --strip-unneeded {} +
 
 FROM python AS server
 # Downloaded weights are all that is ever written, besides /tmp.

@@ -75,6 +75,13 @@ class PatientProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._head_is_too_long()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP; uvicorn by itself says so in plain text."""
+        if self._is_at_work:  # words would stand in the middle of an answer
+            self._close()
+        else:
+            self._refuse(400, "bad-request", "This is no HTTP", msg)
+
     def on_headers_complete(self) -> None:
         """A request's head is whole; its body follows."""
         self._in_body = True
@@ -180,7 +187,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Says why, as a problem, and closes: below the application there is nobody else to."""
         content = {"type": f"/problems/{kind}", "title": title, "status": status, "detail": detail}
         body = json.dumps(content)
-        retry = "" if status == 431 else "Retry-After: 1\r\n"
+        retry = "Retry-After: 1\r\n" if status in (408, 503) else ""
         self.transport.write(
             f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
             f"{retry}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()

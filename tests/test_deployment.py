@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from service.server import CLOSING_S
+from service.serving import LOADING_GRACE_S
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -267,12 +268,12 @@ def test_a_service_is_checked_as_the_image_is(service: Any) -> None:
 
 def test_a_service_has_time_to_finish_what_it_accepted(service: Any) -> None:
     grace_s = int(service["stop_grace_period"].removesuffix("s"))
-    assert grace_s >= Settings.model_fields["drain_s"].default + CLOSING_S
+    assert grace_s >= Settings.model_fields["drain_s"].default + CLOSING_S + LOADING_GRACE_S
 
 
 def test_a_service_computes_with_as_many_threads_as_it_has_cpus(service: Any) -> None:
-    threads = service["environment"]["HRPOSE_THREADS"]
-    assert service["deploy"]["resources"]["limits"]["cpus"] == threads == "${HRPOSE_CPUS:-2}"
+    assert service["deploy"]["resources"]["limits"]["cpus"] == "${HRPOSE_CPUS:-2}"
+    assert "HRPOSE_THREADS" not in service["environment"]  # which 0 means, and workers share
 
 
 def test_every_variable_is_a_setting_of_the_server(compose: Any) -> None:

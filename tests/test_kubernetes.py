@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from service.server import CLOSING_S
+from service.serving import LOADING_GRACE_S
 from service.settings import Settings
 from tests.test_deployment import environment, last_stage
 
@@ -97,7 +98,7 @@ def test_a_pod_may_write_to_the_cache_and_to_tmp_only(pod: Any) -> None:
 
 
 def test_a_pod_has_time_to_finish_what_it_accepted(pod: Any) -> None:
-    needed = Settings.model_fields["drain_s"].default + CLOSING_S
+    needed = Settings.model_fields["drain_s"].default + CLOSING_S + LOADING_GRACE_S
     assert pod["terminationGracePeriodSeconds"] >= sleep_s(pod) + needed
 
 

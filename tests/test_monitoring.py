@@ -50,6 +50,16 @@ def _text(client: TestClient) -> str:
     return client.get("/metrics").text
 
 
+def mounted(mount: Any) -> tuple[str, str, bool]:
+    """Source, with what stands for a variable that is not set, target, and whether read-only."""
+    if isinstance(mount, str):
+        source, target, *mode = mount.split(":")
+        return source, target, mode == ["ro"]
+    source = re.sub(r"\$\{\w+:-(.*)\}", r"\1", mount["source"])
+    assert mount["bind"] == {"create_host_path": False}
+    return source, mount["target"], mount["read_only"]
+
+
 def expressions(dashboard: Any) -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
@@ -68,12 +78,11 @@ def test_a_service_has_few_rights_and_a_pinned_version(service: Any) -> None:
 
 
 def test_what_is_mounted_is_here_and_not_written_to(service: Any) -> None:
-    files = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", mount) for mount in service["volumes"]]
-    bound = [mount.split(":") for mount in files if mount.startswith("./")]
+    bound = [mount for mount in map(mounted, service["volumes"]) if mount[0].startswith("./")]
     assert bound
-    for source, _, mode in bound:
+    for source, _, read_only in bound:
         assert (ROOT / source).exists(), source
-        assert mode == "ro"
+        assert read_only
 
 
 def test_grafana_lets_nobody_in_who_could_change_it_and_asks_nobody_outside(services: Any) -> None:
@@ -94,7 +103,8 @@ def test_prometheus_asks_the_servers_on_their_port_with_a_key(services: Any) -> 
     }
     assert found["port"] == Settings.model_fields["port"].default
     key_file = job["authorization"]["credentials_file"]
-    assert any(f":{key_file}:ro" in mount for mount in services["prometheus"]["volumes"])
+    mounts = map(mounted, services["prometheus"]["volumes"])
+    assert [read_only for _, target, read_only in mounts if target == key_file] == [True]
 
 
 def test_grafana_finds_prometheus_and_the_dashboard(services: Any, dashboard: Any) -> None:

@@ -38,7 +38,7 @@ EMBEDDED_DEFAULT = "mobilenet_v2_heatmap"
 """The embedded network with the best AP on the validation photos; docs/scores.md has the table."""
 
 OFFICIAL_DEFAULTS = ("hrnet_w48", "hrnet_w32")
-"""Official HRNet files win the default as soon as they are in the cache, where torch is."""
+"""Of the public ones these win the default as soon as they are in the cache, where torch is."""
 
 DEFAULT_CLASSIFIER = "efficientnet_lite0"
 """Its weights come with a Python package that hrpose depends on."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from heads import zoo
 from heads.center_codec import BOX_MAPS
-from heads.errors import CheckpointError, ExportError
+from heads.errors import CheckpointError, ExportError, WeightsMissing
 from heads.onnx_file import read_onnx_spec
 from heads.spec import NetworkSpec
 from models.extras import install
@@ -147,6 +147,10 @@ class Loader:
             return self._by_torch(source, network)
         try:
             return self._exported(self._exports.get(trained, network), boxes_only)
+        except WeightsMissing:
+            if _missing("torch"):  # which the weights would only ask for next
+                raise RuntimeMissing("torch", "torch") from None
+            raise
         except ExportError as error:
             if not self.compute.falls_back:
                 raise

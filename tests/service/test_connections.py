@@ -54,6 +54,18 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.parametrize(
+    "sent", [b"GARBAGE\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused_as_a_problem(address: Address, sent: bytes) -> None:
+    with closing(connect(address)) as connection:
+        connection.sendall(sent)
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["type"] == "/problems/bad-request"
+
+
 def test_a_client_that_never_asks_is_left(impatient: Address) -> None:
     with closing(connect(impatient)) as connection:
         assert read_all(connection) == b""
