@@ -7,8 +7,8 @@ import typer
 
 from commands.console import (
     JsonOption,
-    Refused,
     can_be_written,
+    files_of,
     out,
     spare_inputs,
     write_json,
@@ -67,8 +67,8 @@ def compress(
 
         truth = load_annotations(annotations)
     original, packed = load_network(source), load_network(source)
-    if images is not None and original.spec.task == "classify" and not photographs(images):
-        raise Refused(f"{images} holds no photograph")
+    if images is not None and original.spec.task == "classify":
+        files_of([images])  # Refused before there is work to lose
     if prune is not None:
         methods.prune_smallest(packed, prune)
     pack = (

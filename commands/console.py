@@ -105,10 +105,10 @@ def spare_inputs(inputs: Iterable[Path | str | None], *outputs: Path | None) -> 
     inputs: files, and names that may be files.
     """
     taken = {Path(path).resolve() for path in inputs if path is not None and Path(path).exists()}
-    for path in outputs:
-        if path is not None and path.resolve() in taken:
+    for path in filter(None, outputs):
+        if path.resolve() in taken:
             raise Refused(f"{path} is a file of this command already; name another one")
-        taken |= {path.resolve()} if path is not None else set()
+        taken.add(path.resolve())
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

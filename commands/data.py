@@ -78,8 +78,7 @@ def convert(
     """Write a YOLO-pose folder's labels as a COCO keypoint file."""
     from training.formats import read_yolo
 
-    if out_file.resolve() == data.resolve():
-        raise typer.BadParameter(f"--out is {data} itself, which would be gone")
+    spare_inputs([data], out_file)
     _refuse_to_replace(out_file, force)
     content, folder = read_yolo(data, (split,))
     write_file(out_file, (json.dumps(content) + "\n").encode())

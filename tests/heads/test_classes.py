@@ -26,9 +26,11 @@ from heads.network import build
 from heads.spec import (
     BackboneSpec,
     ClassifyHead,
+    HeadSpec,
     NetworkSpec,
     Option,
     SegmentHead,
+    Task,
     default_spec,
 )
 
@@ -135,31 +137,25 @@ def test_pooling_is_what_it_says(pool: Any) -> None:
     torch.testing.assert_close(network.head(maps), network.head.classifier(pooled))
 
 
-def test_a_head_that_cannot_do_the_task_is_refused() -> None:
-    with pytest.raises(ValueError, match="a classify head cannot pose"):
+@pytest.mark.parametrize(
+    ("task", "head", "classes", "reason"),
+    [
+        ("pose", ClassifyHead(), 0, "a classify head cannot pose"),
+        ("segment", SegmentHead(), 257, "for 256 classes; got 257"),
+        ("classify", ClassifyHead(), 0, "needs the names of its classes"),
+    ],
+)
+def test_what_cannot_do_the_task_is_refused(
+    task: Task, head: HeadSpec, classes: int, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
         NetworkSpec(
             name="x",
-            task="pose",
+            task=task,
             backbone=BackboneSpec(name="resnet18"),
-            head=ClassifyHead(),
+            head=head,
             input_size=(64, 64),
-        )
-    with pytest.raises(ValueError, match="for 256 classes; got 257"):
-        NetworkSpec(
-            name="x",
-            task="segment",
-            backbone=BackboneSpec(name="hrnet_w18_small"),
-            head=SegmentHead(),
-            input_size=(64, 64),
-            classes=tuple(map(str, range(257))),
-        )
-    with pytest.raises(ValueError, match="needs the names of its classes"):
-        NetworkSpec(
-            name="x",
-            task="classify",
-            backbone=BackboneSpec(name="resnet18"),
-            head=ClassifyHead(),
-            input_size=(64, 64),
+            classes=tuple(map(str, range(classes))),
         )
 
 

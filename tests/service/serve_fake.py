@@ -1,8 +1,9 @@
 """A server process whose engine is a fake; settings come from the environment.
 
-It prints a line whenever slow work begins.
+It logs a line whenever slow work begins.
 """
 
+import logging
 import threading
 
 from service.app import create_app
@@ -17,7 +18,7 @@ class Told(threading.Semaphore):
     def release(self, n: int = 1) -> None:
         """Once more."""
         super().release(n)
-        print("work begins", flush=True)  # noqa: T201 # for the test
+        logging.getLogger("hrpose").info("work begins")
 
 
 if __name__ == "__main__":
