@@ -1,5 +1,6 @@
 """Random views of a person for training: one warp a sample, by the same geometry as inference."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +23,9 @@ MIN_WHOLE_BODY, MIN_HALF_BODY = 9, 3
 HALF_BODY_PADDING = 1.5
 """A view of half a body shows this much more than its keypoints (official HRNet code)."""
 
+TURNED_BODY_PADDING = 1.2
+"""A box round a body that was turned is this much larger than its keypoints: hands, feet, hair."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -29,6 +33,8 @@ class Augmentation:
 
     scale: the crop shows between 1 - scale and 1 + scale times what it would.
     rotation_deg: at most so far, with half of it as the spread, in 60 % of the views.
+    upright: how often someone who leans by more than rotation_deg is stood on their feet first.
+        Gymnasts and sleepers then teach what a body looks like, and not that heads may be anywhere.
     shift: share of the box.  flip, half_body: how often.
     colour: how far brightness, contrast and each channel vary.
     blur, dropout: how often the view is unsharp, and how often a piece of it is grey.
@@ -39,6 +45,7 @@ class Augmentation:
     alignment: Alignment = "udp"
     scale: float = 0.35
     rotation_deg: float = 45.0
+    upright: float = 0.0
     shift: float = 0.05
     flip: float = 0.5
     half_body: float = 0.3
@@ -55,13 +62,16 @@ class Augmentation:
         rng: np.random.Generator,
     ) -> tuple[Image, FloatArray, FloatArray]:
         """A view uint8 [H, W, 3], keypoints [K, 2] in its pixels, and their weights [K]."""
-        if rng.random() < self.half_body and (weights > 0).sum() >= MIN_WHOLE_BODY:
+        turn = 0.0
+        lean = self._lean_deg(keypoints, weights)
+        if self.upright and abs(lean) > self.rotation_deg and rng.random() < self.upright:
+            turn, box_xywh = lean, _turned_box(keypoints[weights > 0], lean)
+        elif rng.random() < self.half_body and (weights > 0).sum() >= MIN_WHOLE_BODY:
             box_xywh = self._half_body(box_xywh, keypoints, weights, rng)
         left, top, width, height = box_xywh
         zoom = BOX_PADDING * (1 + self.scale * float(np.clip(rng.normal(), -1, 1)))
-        turn = 0.0
         if rng.random() < 0.6:
-            turn = float(np.clip(rng.normal() / 2, -1, 1)) * self.rotation_deg
+            turn += float(np.clip(rng.normal() / 2, -1, 1)) * self.rotation_deg
         moved = (
             left + self.shift * width * rng.uniform(-1, 1),
             top + self.shift * height * rng.uniform(-1, 1),
@@ -83,6 +93,17 @@ class Augmentation:
             weights = weights[list(self.skeleton.flip_order)]
         view = self._damaged(recoloured(view, self.colour, rng), rng)
         return view, np.asarray(points, np.float32), weights
+
+    def _lean_deg(self, keypoints: FloatArray, weights: FloatArray) -> float:
+        """How far the trunk leans clockwise; 0 where no shoulder or no hip is labelled."""
+        shoulders, hips = (
+            np.array([part in name for name in self.skeleton.keypoints]) & (weights > 0)
+            for part in ("shoulder", "hip")
+        )
+        if not (shoulders.any() and hips.any()):
+            return 0.0
+        right, down = keypoints[shoulders].mean(axis=0) - keypoints[hips].mean(axis=0)
+        return math.degrees(math.atan2(right, -down))
 
     def _half_body(
         self, box: Box, keypoints: FloatArray, weights: FloatArray, rng: np.random.Generator
@@ -111,6 +132,17 @@ class Augmentation:
             view = view.copy()
             view[top : top + size[0], left : left + size[1]] = 128
         return view
+
+
+def _turned_box(points: FloatArray, turn_deg: float) -> Box:
+    """The box of points [P, 2] as a crop turned by turn_deg sees it, about its middle there."""
+    turned = Crop.around((0, 0, 1, 1), (2, 2), padding=1.0, rotation_deg=turn_deg)  # scale 1
+    seen = turned.to_input(points)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    middle = turned.to_image((low + high) / 2)
+    size = np.maximum((high - low) * TURNED_BODY_PADDING, 8)
+    left, top = middle - size / 2
+    return (float(left), float(top), float(size[0]), float(size[1]))
 
 
 def recoloured(view: Image, colour: float, rng: np.random.Generator) -> Image:

@@ -48,7 +48,7 @@ READ_BY: dict[str, tuple[Task, ...]] = {
     "data.classes": ("segment",),
     **dict.fromkeys(("views.flip", "views.colour"), ("pose", "people", "segment")),
     **dict.fromkeys(("views.scale", "views.rotation_deg", "views.shift"), ("pose", "people")),
-    **dict.fromkeys(("views.half_body", "views.blur", "views.dropout"), ("pose",)),
+    **dict.fromkeys(("views.half_body", "views.upright", "views.blur", "views.dropout"), ("pose",)),
     **dict.fromkeys(
         ("optimisation.loss", "optimisation.foreground", "optimisation.hardest"), ("pose",)
     ),
@@ -143,6 +143,7 @@ class Views(_Part):
 
     scale: float = Field(default=0.35, ge=0, lt=1)
     rotation_deg: float = Field(default=45.0, ge=0, le=180)
+    upright: float = Field(default=0.0, ge=0, le=1)
     shift: float = Field(default=0.05, ge=0, lt=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     half_body: float = Field(default=0.3, ge=0, le=1)

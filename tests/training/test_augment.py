@@ -57,8 +57,11 @@ def test_a_mirrored_view_has_left_and_right_changed() -> None:
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turned", [{}, {"upright": 1.0, "rotation_deg": 20.0}])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_keypoint_keeps_its_colour_under_it(seed: int, mirrored: bool) -> None:
+def test_every_keypoint_keeps_its_colour_under_it(
+    seed: int, turned: dict[str, float], mirrored: bool
+) -> None:
     """Each keypoint is a disc of its own colour; whatever the view, that colour is found there."""
     image = np.zeros((200, 160, 3), np.uint8)
     points = np.zeros((17, 2), np.float32)
@@ -67,7 +70,8 @@ def test_every_keypoint_keeps_its_colour_under_it(seed: int, mirrored: bool) -> 
         x, y = 40 + 20 * (k % 5), 40 + 30 * (k // 5)
         points[k] = (x, y)
         image[y - 4 : y + 5, x - 4 : x + 5] = colours[k]
-    augmentation = Augmentation(COCO_17, SIZE, flip=float(mirrored), half_body=0.5, colour=0.0)
+    changes = {"flip": float(mirrored), "half_body": 0.5, "colour": 0.0, **turned}
+    augmentation = Augmentation(COCO_17, SIZE, "udp", **changes)
     rng = np.random.default_rng(seed)
     box = (30.0, 30.0, 100.0, 120.0)
     view, moved, _ = augmentation.apply(image, box, points, ONES, rng)
@@ -127,3 +131,58 @@ def test_dropout_greys_at_most_a_sixth_of_the_view() -> None:
         changed = (view != plain).any(axis=2)
         assert 0 < changed.mean() < 0.4 * 0.4 + 0.02
         assert (view[changed] == 128).all()
+
+
+def lying() -> tuple[Image, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """The photograph of BOX turned by a quarter to the right: the head is at the right."""
+    image, points = photograph()
+    height = image.shape[0]
+    turned = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1)
+    return np.ascontiguousarray(np.rot90(image, -1)), turned.astype(np.float32)
+
+
+LYING_BOX = (130 - 1 - 10.0 - 110.0, 20.0, 110.0, 60.0)
+
+
+def test_who_lies_is_stood_on_their_feet() -> None:
+    image, points = lying()
+    rng = np.random.default_rng(0)
+    _, moved, _ = views(upright=1.0).apply(image, LYING_BOX, points, ONES, rng)
+    shoulders, hips = moved[[5, 6]].mean(axis=0), moved[[11, 12]].mean(axis=0)
+    assert abs(shoulders[0] - hips[0]) < 1e-3
+    assert shoulders[1] < hips[1]
+    assert ((moved > 0) & (moved < SIZE[::-1])).all()
+    # All of the view that the body needs: 1.2 for hands and feet, 1.25 for the crop.
+    filled = (moved.max(axis=0) - moved.min(axis=0)) * 1.2 * 1.25 / np.array(SIZE[::-1])
+    assert filled.max() == pytest.approx(1, abs=0.02)
+
+
+def test_who_leans_less_than_views_are_turned_is_left() -> None:
+    image, points = photograph()
+    changed = views(upright=1.0, rotation_deg=60.0)
+    rng = np.random.default_rng(1)
+    _, moved, _ = changed.apply(image, BOX, points, ONES, rng)
+    plain = views(rotation_deg=60.0).apply(image, BOX, points, ONES, np.random.default_rng(1))[1]
+    np.testing.assert_array_equal(moved, plain)
+
+
+@pytest.mark.parametrize("unlabelled", [[5, 6], [11, 12], range(17)])
+def test_nobody_is_turned_without_a_trunk(unlabelled: list[int]) -> None:
+    image, points = lying()
+    weights = ONES.copy()
+    weights[list(unlabelled)] = 0
+    rng = np.random.default_rng(0)
+    view, moved, _ = views(upright=1.0).apply(image, LYING_BOX, points, weights, rng)
+    crop = Crop.around(LYING_BOX, SIZE)
+    np.testing.assert_allclose(moved, crop.to_input(points), atol=1e-4)
+    np.testing.assert_array_equal(view, warp(image, crop))
+
+
+def test_how_often_somebody_is_stood_up() -> None:
+    image, points = lying()
+    stood = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        _, moved, _ = views(upright=0.75).apply(image, LYING_BOX, points, ONES, rng)
+        stood += bool(abs(moved[5, 0] - moved[11, 0]) < abs(moved[5, 1] - moved[11, 1]))
+    assert 130 <= stood <= 170
