@@ -48,3 +48,25 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     torn = '{"crops": 1, "loss": 1.0}\n{"crops": 2, "ap": 0.1}\n{"crops": 3, "lo'
     (tmp_path / "log.jsonl").write_text(torn)
     assert "0.100" in curve(tmp_path / "log.jsonl")
+
+
+def test_runs_follow_each_other(tmp_path: Path) -> None:
+    for name, best in (("first", 0.2), ("second", 0.4)):
+        lines = [{"crops": 10 * k, "ap": best - 0.01 * abs(k - 8)} for k in range(1, 11)]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+    root = ElementTree.fromstring(curve(tmp_path / "first", tmp_path / "second"))
+    places = [float(e.attrib["cx"]) for e in root if e.tag.endswith("circle")]
+    assert places == pytest.approx(
+        [MARGIN + (WIDTH - 2 * MARGIN) * k / 20 for k in range(1, 21)], abs=0.05
+    )
+    words = [e.text for e in root if e.tag.endswith("text")]
+    # Twenty numbers would overlap: the best of each run has its own.
+    assert [w for w in words if w and w.startswith("0.")] == ["0.200", "0.400"]
+    assert "200 samples" in words
+
+
+def test_runs_of_two_measures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pose").write_text('{"crops": 1, "ap": 0.1}')
+    (tmp_path / "classes").write_text('{"crops": 1, "top1": 0.1}')
+    with pytest.raises(DataError, match="measured alike; got ap, top1"):
+        curve(tmp_path / "pose", tmp_path / "classes")
