@@ -6,6 +6,7 @@ its answer. Here all have bounds, without a thread or a task a connection: timer
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -13,7 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Of a request's line and headers; a head that comes in one piece may have what one read takes."""
+"""Of a request's line and headers, and of trailers after a body; what comes in one piece may have
+what one read takes."""
+
+_UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ class PatientProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._is_new = False
+        self._head_bytes += len(data)
         if not self._in_body:
-            self._head_bytes += len(data)
+            data = _without_upgrade(data)
             if self._waiting_for_head is None and not self._is_at_work:
                 self._wait_for_head()
         super().data_received(data)
@@ -82,6 +87,11 @@ class PatientProtocol(HttpToolsProtocol):
         else:
             self._refuse(400, "bad-request", "This is no HTTP", msg)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers, which may follow a body, are read by nobody and not kept."""
+        if not self._in_body:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """A request's head is whole; its body follows."""
         self._in_body = True
@@ -94,11 +104,23 @@ class PatientProtocol(HttpToolsProtocol):
             waiting = [cycle for cycle in self._cycles if not cycle.response_complete]
             self._cycles = (*waiting, self.cycle)
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body, which has bounds elsewhere; what follows may be trailers."""
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request's body is whole."""
         self._in_body = False
+        self._head_bytes = 0
         self._rest_is_whole()
         super().on_message_complete()
+        if not self._is_at_work and not self.transport.is_closing():
+            # Answered before the body was whole, which has stopped uvicorn's timer since.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """An answer was written, though perhaps not yet taken, nor the question whole."""
@@ -199,3 +221,15 @@ class PatientProtocol(HttpToolsProtocol):
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._wait_for_reader()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The start of a request without a wish for another protocol, which is not to be granted.
+
+    The parser would take what follows the head for that protocol, though a server may pass the wish
+    over (RFC 9110, section 7.8), and Java's client has it in every request.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    if not _UPGRADE.search(head):
+        return data
+    return _UPGRADE.sub(b"\r\nnot-upgraded:", head) + blank + rest

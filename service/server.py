@@ -89,6 +89,7 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=CLOSING_S,
         http=protocol_of(settings),
+        ws="none",  # would be of a protocol without our bounds
     )
     # Before any network is loaded, so that an address that is taken is said at once.
     with listening or listen(settings) as taken:

@@ -53,7 +53,11 @@ def real_server(settings: Settings, engine: PoseEngine) -> Iterator[tuple[str, i
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            app, log_config=None, timeout_graceful_shutdown=2, http=protocol_of(settings)
+            app,
+            log_config=None,
+            timeout_graceful_shutdown=2,
+            http=protocol_of(settings),
+            ws="none",
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))

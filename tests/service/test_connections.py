@@ -206,6 +206,55 @@ def test_a_head_without_end_is_refused(address: Address, start: bytes, more: byt
         assert flood(connection, start, more) < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("trailer", "more"), [(b"a:b\r\n", b"a:" + b"b" * 60 + b"\r\n"), (b"a:", b"b" * 64)]
+)
+def test_trailers_without_end_are_left(address: Address, trailer: bytes, more: bytes) -> None:
+    head = b"POST /pose HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with closing(connect(address)) as connection:
+        assert flood(connection, head + b"1\r\na\r\n0\r\n" + trailer, more) < 64 * 2**20
+
+
+def test_trailers_are_no_headers(engine: FakeEngine, photo: bytes) -> None:
+    """A key has to be there before the body is read."""
+    settings = Settings(api_keys=SecretStr("secret"))
+    head = b"POST /pose HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
+    body = b"%x\r\n%b\r\n0\r\nX-API-Key: wrong\r\n\r\n" % (len(photo), photo)
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        connection.sendall(head + b"X-API-Key: secret\r\n\r\n" + body)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_wish_for_another_protocol_is_passed_over(
+    address: Address, photo: bytes, protocol: bytes, apart: bool
+) -> None:
+    head = (
+        b"POST /pose HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Content-Length: %d\r\nUpgrade: %b\r\nHTTP2-Settings: AAMA\r\n\r\n"
+        % (len(photo), protocol)
+    )
+    with closing(connect(address)) as connection:
+        for _ in range(2):
+            if apart:
+                connection.sendall(head)
+                time.sleep(0.05)
+                connection.sendall(photo)
+            else:
+                connection.sendall(head + photo)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_looks_like_a_wish_in_a_body_stays(address: Address, photo: bytes) -> None:
+    body = photo + b"\r\nUpgrade: h2c\r\n"
+    head = b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with closing(connect(address)) as connection:
+        for _ in range(2):
+            connection.sendall(head + body)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def flood(connection: socket.socket, start: bytes, more: bytes) -> int:
     """Sends until the other side has enough; how many bytes it took, 64 MB at most."""
     sent = 0
@@ -244,6 +293,16 @@ def test_the_rest_of_a_refused_body_has_a_time(engine: FakeEngine) -> None:
         assert read_all(connection).count(b"HTTP/1.1 ") == 1
         sending.join()
     assert time.monotonic() - start < PATIENT_S / 2
+
+
+def test_a_connection_whose_answer_came_early_is_not_kept_for_ever(engine: FakeEngine) -> None:
+    """The rest of the body is there, and nothing follows: uvicorn keeps it for 5 s."""
+    settings = Settings(api_keys=SecretStr("secret"))
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        connection.sendall(b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+        assert b"HTTP/1.1 401 " in connection.recv(65536)
+        connection.sendall(b"67890")
+        assert read_all(connection) == b""
 
 
 def test_all_requests_of_a_connection_learn_of_its_end(engine: FakeEngine, photo: bytes) -> None:
