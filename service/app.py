@@ -54,6 +54,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # would send clients to what the Host header says
     )
     app.state.serving = serving
     app.state.metrics_text = siblings.text if siblings else metrics.text

@@ -52,7 +52,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        record = begin(scope)
+        method, record = scope["method"], begin(scope)
+        scope = _answered_whole(scope)
         status = 0
 
         async def guarded_send(message: Message) -> None:
@@ -91,6 +92,15 @@ class Guard:
                 self._tracer.trace(scope, route, status, seconds, record)
             log.log(
                 logging.INFO if is_work else logging.DEBUG,
-                "%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000,
+                "%s %s %d %.0f ms", method, route, status, seconds * 1000,
                 extra={"route": route, "status": status, "seconds": round(seconds, 6)},
             )  # fmt: skip
+
+
+def _answered_whole(scope: Scope) -> Scope:
+    """The request as routes know it: HEAD is GET, without a body below; nobody answers in parts."""
+    if scope["method"] != "HEAD" and all(name != b"range" for name, _ in scope["headers"]):
+        return scope
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+    return {**scope, "method": method, "headers": headers}

@@ -82,6 +82,16 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""How a key is sent, where the server has keys."""
+
+OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+"""Answered without a key too."""
+
+
 def install(app: FastAPI) -> None:
     """Completes the document; it is made when first asked for."""
 
@@ -97,13 +107,17 @@ def _complete(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
     schemas["Problem"] = ProblemAnswer.model_json_schema()
     # The framework promises a 422 of its own form, which is never sent.
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for operations in schema["paths"].values():
+    components["securitySchemes"] = _KEYS
+    for path, operations in schema["paths"].items():
         for operation in operations.values():
+            if path not in OPEN:
+                operation["security"] = [{}, *({name: []} for name in _KEYS)]
             own = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in own:
                 del operation["responses"]["422"]

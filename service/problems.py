@@ -201,13 +201,25 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     problem = _BY_STATUS.get(error.status_code, INTERNAL)
     record_of(request.scope).problem = problem.type
     detail = str(error.detail)
+    path = request.url.path
     if problem is NOT_FOUND:
         there = ", ".join(sorted(request.app.openapi()["paths"]))
-        detail = f"there is nothing at {request.url.path[:100]}; there is: {there}"
+        detail = f"there is nothing at {path[:100]}; there is: {there}"
     elif problem is METHOD:
         allowed = (error.headers or {}).get("Allow", "")
-        detail = f"{request.method} is not answered at {request.url.path}; allowed: {allowed}"
-    return respond(problem, detail, headers=error.headers)
+        detail = f"{request.method} is not answered at {path[:100]}; allowed: {allowed}"
+    answer = respond(problem, detail, headers=error.headers)
+    return as_v2(answer) if path == "/v2" or path.startswith("/v2/") else answer
+
+
+def as_v2(answer: Response) -> Response:
+    """A problem in the form of the Open Inference Protocol: {"error": its detail}."""
+    detail = json.loads(bytes(answer.body))["detail"]
+    kept = ("allow", "retry-after", "www-authenticate")
+    headers = {name: answer.headers[name] for name in kept if name in answer.headers}
+    return Response(
+        json.dumps({"error": detail}), answer.status_code, headers, media_type="application/json"
+    )
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -112,15 +112,12 @@ def write_answer(
 ) -> Written:
     """The answer's body: JSON, and after it the values of those outputs that want it so.
 
-    Raises InvalidParameter for an output that there is not, TooLarge beyond max_bytes.
+    request: see `check_outputs`. Raises TooLarge beyond max_bytes.
     """
     wanted = dict.fromkeys(tensors, None) if request.outputs is None else request.outputs
     outputs: list[dict[str, Any]] = []
     values: list[bytes] = []
     for name, binary in wanted.items():
-        if name not in tensors:
-            known = ", ".join(tensors)
-            raise InvalidParameter("outputs", f"there is no output {name[:60]!r}; known: {known}")
         array = tensors[name]
         output: dict[str, Any] = {
             "name": name,
@@ -234,6 +231,14 @@ def check_options(pairs: Sequence[Pair], task: str) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
+def check_outputs(request: InferRequest, task: str) -> None:
+    """InvalidParameter where an output is wanted that networks of the task do not have."""
+    for name in request.outputs or ():
+        if name not in OUTPUTS[task]:
+            known = ", ".join(OUTPUTS[task])
+            raise InvalidParameter("outputs", f"there is no output {name[:60]!r}; known: {known}")
+
+
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     """The JSON and what comes after it."""
     if header_length is None:
@@ -264,7 +269,7 @@ def _read_images(tensor: Mapping[str, Any], rest: bytes) -> tuple[bytes, ...]:
     if size is None:
         if rest:
             raise InvalidParameter(INPUT, f"{len(rest)} bytes after the JSON belong to no input")
-        found = [_from_base64(text) for text in _an(list, tensor.get("data"), "data")]
+        found = [_from_base64(text) for text in _flat(tensor.get("data"))]
     elif type(size) is not int or size != len(rest):
         raise InvalidParameter(
             INPUT, f"binary_data_size is {size!r:.30}; {len(rest)} bytes came after the JSON"
@@ -274,6 +279,12 @@ def _read_images(tensor: Mapping[str, Any], rest: bytes) -> tuple[bytes, ...]:
     if len(found) != shape[0]:
         raise InvalidParameter(INPUT, f"the shape has {shape[0]} images; {len(found)} came")
     return tuple(found)
+
+
+def _flat(data: Any) -> list[Any]:
+    """The elements of a tensor, whose rows may be lists of their own."""
+    rows: list[Any] = _an(list, data, "data")
+    return [element for row in rows for element in (row if isinstance(row, list) else [row])]
 
 
 def _from_base64(text: Any) -> bytes:
@@ -297,7 +308,7 @@ def _elements(data: bytes) -> list[bytes]:
 
 
 def _read_outputs(outputs: Any) -> dict[str, bool | None] | None:
-    if not outputs:
+    if outputs is None or outputs == []:
         return None
     found: dict[str, bool | None] = {}
     for output in _an(list, outputs, "outputs"):
@@ -307,7 +318,8 @@ def _read_outputs(outputs: Any) -> dict[str, bool | None] | None:
 
 
 def _parameters(content: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _an(dict, content.get("parameters", {}), "parameters")
+    given = content.get("parameters")
+    found: dict[str, Any] = {} if given is None else _an(dict, given, "parameters")
     return found
 
 

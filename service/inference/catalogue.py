@@ -90,6 +90,7 @@ class Catalogue:
         name = self.default if model == DEFAULT else model
         if self._own(name) is not None:
             return name
+        name = name.replace(" ", "+")  # which a plus in a query stands for
         if "+" in name:
             try:
                 spec = default_spec(name)

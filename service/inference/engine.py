@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from heads.classes import palette
 from heads.errors import WeightsMissing
@@ -49,6 +50,39 @@ REQUESTS_A_STREAM = 6
 
 REQUESTS_A_CROP = 4
 """Likewise for each crop of a full batch: of two networks, one batch computed and one waiting."""
+
+
+N = TypeVar("N", bound=Served)
+
+
+@dataclass(frozen=True)
+class Use(Generic[N]):
+    """What a network is asked to do, and the networks that can, by their task."""
+
+    verb: str
+    kinds: Mapping[str, type[N]]
+
+    def of(self, network: Served) -> N:
+        """The network, if it can; else InvalidParameter."""
+        kind = self.kinds.get(network.spec.task)
+        if kind is None or not isinstance(network, kind):
+            raise self.refusal(network.spec.name, network.spec.task)
+        return network
+
+    def refusal(self, name: str, task: str) -> InvalidParameter:
+        """For a network of another task."""
+        fit = " or ".join(self.kinds)
+        return InvalidParameter(
+            "model", f"{name} is a {task} network and cannot {self.verb}; name a {fit} network"
+        )
+
+
+KEYPOINTS = Use[PoseNetwork | PeopleNetwork](
+    "find keypoints", {"pose": PoseNetwork, "people": PeopleNetwork}
+)
+BOXES = Use("find boxes", {"people": PeopleNetwork})
+CLASSES = Use("classify", {"classify": ClassifyNetwork})
+REGIONS = Use("segment", {"segment": SegmentNetwork})
 
 
 @dataclass(frozen=True)
@@ -202,11 +236,8 @@ class Engine:
         name = self.detector if model is None else model
         if name == NO_DETECTOR:
             raise InvalidParameter("model", "this server runs without a detector; name a model")
-        with self._network(name, job, whole=False) as network:
-            if not isinstance(network, PeopleNetwork):
-                raise _unfit(network.spec, "find boxes", "people")
-            with self._photo(data, job) as photo:
-                boxes, timing = network.boxes(photo, job)
+        with self._fit(name, BOXES, job, whole=False) as network, self._photo(data, job) as photo:
+            boxes, timing = network.boxes(photo, job)
         least = network.spec.threshold if threshold is None else threshold
         boxes = [box for box in boxes if box.score >= least][:max_people]
         return DetectAnswer(
@@ -220,11 +251,9 @@ class Engine:
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
         """What a photograph shows; model: a `classify` network, None for the embedded one."""
         start = time.perf_counter()
-        with self._network(model or DEFAULT_CLASSIFIER, job) as network:
-            if not isinstance(network, ClassifyNetwork):
-                raise _unfit(network.spec, "classify", "classify")
-            with self._photo(data, job) as photo:
-                classes, timing = network.classify(photo, top_k, job)
+        name = model or DEFAULT_CLASSIFIER
+        with self._fit(name, CLASSES, job) as network, self._photo(data, job) as photo:
+            classes, timing = network.classify(photo, top_k, job)
         return ClassifyAnswer(
             model=network.spec.name,
             classes=tuple(classes),
@@ -237,11 +266,8 @@ class Engine:
         """The class of every pixel; model: a `segment` network, None for the first one at hand."""
         start = time.perf_counter()
         name = model or self._default_segmenter()
-        with self._network(name, job) as network:
-            if not isinstance(network, SegmentNetwork):
-                raise _unfit(network.spec, "segment", "segment")
-            with self._photo(data, job) as photo:
-                found, timing = network.segment(photo, job)
+        with self._fit(name, REGIONS, job) as network, self._photo(data, job) as photo:
+            found, timing = network.segment(photo, job)
         return SegmentAnswer(
             model=network.spec.name,
             class_names=network.spec.classes,
@@ -258,9 +284,7 @@ class Engine:
 
         job: see Networks.lease.
         """
-        with self._network(name, job) as network:
-            if not isinstance(network, PeopleNetwork | PoseNetwork):
-                raise _unfit(network.spec, "find keypoints", "pose or people")
+        with self._fit(name, KEYPOINTS, job) as network:
             if isinstance(network, PeopleNetwork) or self.detector == NO_DETECTOR:
                 yield Pipeline(network)
                 return
@@ -305,6 +329,21 @@ class Engine:
                 "hrpose serve --model CHECKPOINT",
             )
         return name
+
+    @contextmanager
+    def _fit(self, model: str, use: Use[N], job: Job | None, *, whole: bool = True) -> Iterator[N]:
+        """A network for a use; InvalidParameter for one of another task.
+
+        Also where its weights are missing: nobody is told to download what will not do.
+        """
+        try:
+            with self._network(model, job, whole=whole) as network:
+                yield use.of(network)
+        except WeightsMissing:
+            info = self.model(model)
+            if info.task not in use.kinds:
+                raise use.refusal(info.name, info.task) from None
+            raise
 
     def _network(
         self, model: str, job: Job | None = None, *, whole: bool = True
@@ -360,12 +399,6 @@ def serve_network(
 def no_detector(name: str) -> InvalidParameter:
     """The error for a network that was named as the detector and is none."""
     return InvalidParameter("detector", f"{name} finds no people; it needs boxes")
-
-
-def _unfit(spec: NetworkSpec, wanted: str, task: str) -> InvalidParameter:
-    return InvalidParameter(
-        "model", f"{spec.name} is a {spec.task} network and cannot {wanted}; name a {task} network"
-    )
 
 
 def _phases(start: float, photo: Photo, timing: Timing) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
-from models.errors import UnknownName
+from models.errors import HrposeError
 from service.accept import JSON
 from service.body import read_small
 from service.errors import InvalidParameter
@@ -107,7 +107,7 @@ def _changed(name: str, serving: ServingState, change: "Callable[[], Change]") -
     seconds = round(time.perf_counter() - start, 3)
     try:
         model = ModelAnswer.of(serving.engine.model(name))
-    except UnknownName:  # unloaded, and its file is gone
+    except HrposeError:  # unloaded, and its file is gone or damaged
         model = None
     return ChangeResponse(change=done, seconds=seconds, model=model)
 

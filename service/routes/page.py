@@ -42,13 +42,13 @@ def page_files() -> PageFiles:
     return PageFiles(directory=STATIC)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def index() -> FileResponse:
     """Drop a photo, see skeletons."""
     return FileResponse(STATIC / "index.html", headers=NOT_STALE)
 
 
-@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.get("/docs")
 async def docs() -> FileResponse:
     """The OpenAPI document for people; needs no network."""
     return FileResponse(STATIC / "docs.html", headers=NOT_STALE)

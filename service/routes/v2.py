@@ -1,6 +1,5 @@
 """/v2: the same networks by the Open Inference Protocol, for clients of KServe and Triton."""
 
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -30,11 +29,14 @@ from service.v2 import (
     PeopleTensors,
     Written,
     check_options,
+    check_outputs,
     found_classes,
     found_segments,
     read_request,
     write_answer,
 )
+
+BYTES = "application/octet-stream"
 
 
 class V2Route(APIRoute):
@@ -58,9 +60,21 @@ class V2Route(APIRoute):
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=V2Route)
 
+_ERROR = {
+    JSON: {
+        "schema": {
+            "type": "object",
+            "required": ["error"],
+            "properties": {"error": {"type": "string"}},
+        }
+    }
+}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": '{"error": why it was refused}'},
-    "5XX": {"description": '{"error": why there is no answer}'},
+    "4XX": {"description": "Why it was refused", "content": _ERROR},
+    "5XX": {"description": "Why there is no answer", "content": _ERROR},
+}
+_BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
 }
 _TENSOR = {
     "type": "object",
@@ -136,7 +150,7 @@ def model_ready(name: str, serving: ServingState) -> dict[str, Any]:
 @router.post(
     "/models/{name}/infer",
     dependencies=KEY_NEEDED,
-    responses=_REFUSALS,
+    responses=_BINARY | _REFUSALS,
     openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": _INFER}}}},
 )
 async def infer(name: str, request: Request, serving: ServingState) -> Response:
@@ -148,6 +162,7 @@ async def infer(name: str, request: Request, serving: ServingState) -> Response:
         def work() -> Written:
             asked = read_request(body, request.headers.get(HEADER_LENGTH))
             info = serving.engine.model(name)
+            check_outputs(asked, info.task)
             found = _TASKS[info.task](serving, info.name, asked, visit.job)
             return visit.record.written(
                 found, lambda: write_answer(info.name, asked, found.tensors, most), found.people
@@ -157,7 +172,7 @@ async def infer(name: str, request: Request, serving: ServingState) -> Response:
     if answer.header_length is None:
         return Response(answer.body, media_type=JSON)
     headers = {HEADER_LENGTH: str(answer.header_length)}
-    return Response(answer.body, media_type="application/octet-stream", headers=headers)
+    return Response(answer.body, media_type=BYTES, headers=headers)
 
 
 def _people(serving: Serving, name: str, asked: InferRequest, job: Job) -> Found:
@@ -195,10 +210,5 @@ _TASKS: dict[str, Callable[[Serving, str, InferRequest, Job], Found]] = {
 def _refusal(error: Exception) -> Response:
     """A problem as on the other routes, in the protocol's form."""
     if isinstance(error, HrposeError):
-        problem = problems.respond_to(error)
-    else:
-        problem = problems.respond_to_fault(error)
-    detail = json.loads(bytes(problem.body))["detail"]
-    kept = ("retry-after", "www-authenticate")
-    headers = {name: problem.headers[name] for name in kept if name in problem.headers}
-    return Response(json.dumps({"error": detail}), problem.status_code, headers, media_type=JSON)
+        return problems.as_v2(problems.respond_to(error))
+    return problems.as_v2(problems.respond_to_fault(error))

@@ -4,11 +4,14 @@ import base64
 import io
 import json
 import tempfile
+import tracemalloc
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.body import Body
+from service.errors import InvalidParameter
 from service.inference.answers import PoseOptions
 from tests.service.conftest import HEIGHT, WIDTH, make_photo
 from tests.service.fakes import FakeEngine
@@ -164,3 +167,24 @@ def test_a_name_may_not_stand_twice_in_json_either(client: TestClient, photo: by
     text = json.dumps(as_json(photo, threshold=0.1))[:-1] + ', "threshold": 0.9}'
     answer = client.post("/pose", content=text, headers=JSON)
     assert "more than once" in assert_problem(answer, 422, "invalid-parameter")["detail"]
+
+
+def test_base64_may_have_white_space_anywhere(client: TestClient, photo: bytes) -> None:
+    whole = client.post("/pose", json=as_json(photo)).json()["people"]
+    text = base64.b64encode(photo).decode()
+    for pieces in (text[:1], text[:76]):
+        size = len(pieces)
+        broken = "\r\n \t".join(text[at : at + size] for at in range(0, len(text), size))
+        assert client.post("/pose", json={"image": broken}).json()["people"] == whole
+    assert_problem(client.post("/pose", json={"image": text + "\u00a0"}), 422, "invalid-parameter")
+
+
+def test_white_space_costs_no_memory_of_its_own() -> None:
+    """A string for each piece between two spaces would be tens of bytes for three."""
+    text = "aa " * 500_001
+    tracemalloc.start()
+    with pytest.raises(InvalidParameter):
+        Body(None, json.dumps({"image": text}).encode(), ()).parse()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * len(text)

@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from heads.errors import CheckpointError
 from service.settings import Settings
 from tests.service.conftest import client_of, real_server
 from tests.service.fakes import FakeEngine
@@ -90,3 +91,14 @@ def test_a_body_that_is_not_text_is_an_invalid_parameter(client: TestClient) -> 
     sent = {"content": b"\xff{", "headers": {"content-type": "application/json"}}
     answer = client.post("/models/finder/load", **sent)  # type: ignore[arg-type]
     assert assert_problem(answer, 422, "invalid-parameter")["parameter"] == "body"
+
+
+def test_an_unloaded_network_whose_file_is_damaged_is_unloaded(
+    client: TestClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_: str) -> None:
+        raise CheckpointError("finder.safetensors is damaged")
+
+    monkeypatch.setattr(engine, "model", damaged)
+    body = client.post("/models/finder/unload").json()
+    assert (body["change"], body["model"]) == ("unloaded", None)

@@ -7,7 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
+from service.settings import Settings
+from tests.service.conftest import client_of
 from tests.service.fakes import FakeEngine
 
 
@@ -177,3 +180,14 @@ def test_pages_come_with_a_policy_that_keeps_them_at_home(client: TestClient) ->
 def test_the_document_can_be_written_and_read(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     assert json.loads(json.dumps(document)) == document
+
+
+def test_it_says_where_a_key_is_needed_and_how_it_is_sent(
+    document: dict[str, Any], engine: FakeEngine
+) -> None:
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
+    with client_of(Settings(api_keys=SecretStr("secret")), engine) as locked:
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                answer = locked.request(method, path.replace("{name}", "fast"))
+                assert (answer.status_code == 401) == ("security" in operation), (method, path)

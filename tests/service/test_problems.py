@@ -381,3 +381,34 @@ def test_a_fault_shows_only_an_id_that_stands_in_the_log(
 def test_each_type_of_problem_has_one_meaning() -> None:
     kinds = {(problem.type, problem.status) for problem in PROBLEMS}
     assert len(kinds) == len(PROBLEMS)
+
+
+@pytest.mark.parametrize("path", ["/pose/", "/models/", "/static"])
+def test_an_address_with_a_slash_too_many_leads_nowhere(client: TestClient, path: str) -> None:
+    """A redirect would go to wherever the Host header says, with the photograph and the key."""
+    answer = client.post(path, content=make_photo(), follow_redirects=False)
+    assert_problem(answer, 404, "not-found")
+
+
+GETS = ("/", "/docs", "/models", "/metrics", "/health/live", "/health/ready", "/v2/health/live")
+
+
+@pytest.mark.parametrize("path", [*GETS, "/openapi.json", "/static/app.js"])
+def test_head_is_answered_where_get_is(client: TestClient, path: str) -> None:
+    asked, got = client.head(path), client.get(path)
+    assert asked.status_code == got.status_code == 200
+    assert asked.content == b""
+    assert asked.headers["content-type"] == got.headers["content-type"]
+
+
+def test_head_is_no_way_to_post(client: TestClient) -> None:
+    answer = client.head("/pose")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/app.js"])
+@pytest.mark.parametrize("part", ["bytes=0-9", "bytes=999999999-", "x"])
+def test_nothing_is_answered_in_parts(client: TestClient, path: str, part: str) -> None:
+    answer = client.get(path, headers={"range": part})
+    assert answer.status_code == 200
+    assert answer.content == client.get(path).content

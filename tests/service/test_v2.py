@@ -156,7 +156,7 @@ def _without(key: str) -> dict[str, Any]:
         (_without("datatype"), 422, "BYTES"),
         (_without("data"), 422, "data"),
         (request_of(b"no image"), 400, "image"),
-        (request_of(b"x", outputs=[{"name": "heat"}]), 400, ""),
+        (request_of(b"x", outputs=[{"name": "heat"}]), 422, "heat"),
         (request_of(b"x", parameters={"model": "slow"}), 422, "model"),
         (request_of(b"x", parameters={"threshold": 2}), 422, "threshold"),
         (request_of(b"x", parameters={"binary_data_output": 1}), 422, "binary_data_output"),
@@ -286,3 +286,47 @@ def test_the_client_of_triton_gets_what_pose_answers(server: str, binary: bool) 
     with pytest.raises(errors.InferenceServerException, match="nobody"):
         client.infer("nobody", [image])
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/fast/config", 404),
+        ("GET", "/v2/models/fast/versions/1", 404),
+        ("GET", "/v2/models/fast/infer", 405),
+        ("GET", "/v2/", 404),
+    ],
+)
+def test_what_is_not_there_is_said_in_the_form_of_the_protocol(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+
+
+def test_rows_may_be_lists_of_their_own(client: TestClient, photo: bytes) -> None:
+    body = request_of(photo, photo)
+    flat = arrays(infer(client, "fast", body))
+    image = body["inputs"][0]
+    image |= {"shape": [2, 1], "data": [[text] for text in image["data"]]}
+    nested = arrays(infer(client, "fast", body))
+    np.testing.assert_array_equal(nested["keypoints"], flat["keypoints"])
+
+
+def test_nothing_may_be_said_as_null(client: TestClient, photo: bytes) -> None:
+    body = request_of(photo, id=None, parameters=None, outputs=None)
+    body["inputs"][0]["parameters"] = None
+    assert infer(client, "fast", body).status_code == 200
+    body["outputs"] = [{"name": "scores", "parameters": None}]
+    assert list(arrays(infer(client, "fast", body))) == ["scores"]
+
+
+@pytest.mark.parametrize("outputs", [0, {}, "", [0], [{"name": "nobody"}]])
+def test_wrong_outputs_are_refused_before_the_work(
+    client: TestClient, engine: FakeEngine, photo: bytes, outputs: Any
+) -> None:
+    answer = infer(client, "fast", request_of(photo, outputs=outputs))
+    assert answer.status_code == 422
+    assert "output" in answer.json()["error"]
+    assert not engine.asked

@@ -8,6 +8,7 @@ import pytest
 from heads.errors import CheckpointError
 from heads.onnx_file import add_spec, read_onnx_spec
 from heads.spec import NetworkSpec, default_spec
+from models.errors import UnknownName
 from service.inference import catalogue
 from service.inference.catalogue import Catalogue
 
@@ -81,3 +82,10 @@ def test_a_file_that_is_removed_while_the_list_is_made_is_left_out(
 
     monkeypatch.setattr(catalogue, "read_onnx_spec", remove)
     assert listed(networks) == {"a": "resnet18"}
+
+
+def test_a_plus_of_a_query_comes_as_a_space() -> None:
+    catalogue = Catalogue("default")
+    assert catalogue.name_of("resnet50 deconv") == "resnet50+deconv"
+    with pytest.raises(UnknownName, match=r"'no\+net'"):
+        catalogue.name_of("no net")

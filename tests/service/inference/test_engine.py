@@ -173,6 +173,20 @@ def test_a_network_does_only_what_it_can(daring: Engine) -> None:
         assert caught.value.parameter == "model"
 
 
+def test_nobody_is_told_to_download_what_cannot_do_it(cache: Path) -> None:
+    del cache
+    engine = Engine()
+    calls = (
+        lambda: engine.pose(STREET, "resnet50+classify", PoseOptions(), Job()),
+        lambda: engine.classify(STREET, "hrnet_w32", 3, Job()),
+        lambda: engine.segment(STREET, "hrnet_w32+simple", Job()),
+        lambda: engine.detect(STREET, "hrnet_w32", None, 5, Job()),
+    )
+    for call in calls:
+        with pytest.raises(InvalidParameter, match=r"cannot .*; name a"):
+            call()
+
+
 def test_a_checkpoint_file_is_served_under_its_name(tmp_path: Path) -> None:
     spec = default_spec("mobilenet_v2+segment").model_copy(update={"name": "mine"})
     save_checkpoint(tmp_path / "x.safetensors", spec, build(spec).state_dict())
