@@ -37,7 +37,9 @@ def create_app(
     settings = settings or Settings()
     serving = Serving(settings, engine or create_engine(settings), seat.entry if seat else None)
     metrics = Metrics(serving)
-    siblings = Siblings(seat, seat.folder, metrics.text) if seat and seat.folder else None
+    siblings = None
+    if seat and seat.folder:
+        siblings = Siblings(seat, seat.folder, metrics.text, serving.change)
     tracer = create_tracer(settings.otel_endpoint, _version())
 
     @asynccontextmanager
@@ -58,6 +60,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.metrics_text = siblings.text if siblings else metrics.text
+    app.state.pass_on = siblings.pass_on if siblings else lambda _: None
     for routes in (pose, detect, classify, segment, models, v2, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.page_files())

@@ -30,6 +30,7 @@ from service.keys import Key, KeyFileError, KeyRing, plain_keys, read_keys
 from service.rates import RateLimiter, client_of_address
 from service.record import record_of
 from service.settings import Settings, words_of
+from service.siblings import Order
 
 if TYPE_CHECKING:
     from service.inference.batcher import BatchCounters
@@ -261,6 +262,12 @@ class Serving:
             raise
         if allowance is not None:
             request.scope[RATE_HEADERS] = allowance.headers
+
+    def change(self, order: Order) -> "Change":
+        """Loads or unloads a network of this process; what was done."""
+        if order.load:
+            return self.engine.load(order.name, order.force)
+        return self.engine.unload(order.name)
 
     @property
     def requests_at_work(self) -> int:

@@ -1,28 +1,39 @@
-"""Server processes on one address tell each other what they counted.
+"""Server processes on one address tell each other what they counted, and change networks together.
 
 Whichever takes a connection answers for all of them. Each listens on a socket of its own in a
 private folder, and leaves there what it told last: what a process counted that is gone, or too busy
 to answer, is not missing from the sum, which would look to Prometheus like a start from nought.
+Who asks sends a line, COUNTED or a change as JSON; the answer ends with END.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
+
+from models.errors import HrposeError
 from service.entry import Entry
+from service.errors import Conflict, Unavailable
 from service.totals import total
 
 log = logging.getLogger("hrpose")
 
 PATIENCE_S = 0.5
-"""A process that does not answer for so long is left out."""
+"""A process that does not say for so long what it counted is left out."""
+
+CHANGE_S = 600.0
+"""As long may it take to load a network and to end its predecessor."""
+
+COUNTED = b"counted\n"
 
 END = "# EOF\n"
 """Ends what is told; without it the process was killed while it spoke."""
@@ -42,17 +53,33 @@ class Seat:
     entry: Entry | None = None
 
 
+@dataclass(frozen=True)
+class Order:
+    """A network to load (force: also where its file is the same), or to unload."""
+
+    name: str
+    load: bool
+    force: bool = False
+
+
 class Siblings:
     """The processes as one of them sees them.
 
     seat: its own.  folder: where they meet.
-    own: its own metrics as text; called in threads.
+    own: its own metrics as text.  change: loads or unloads a network of its own. Called in threads.
     """
 
-    def __init__(self, seat: Seat, folder: Path, own: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        seat: Seat,
+        folder: Path,
+        own: Callable[[], bytes],
+        change: Callable[[Order], object],
+    ) -> None:
         self._seat = seat
         self._folder = folder
         self._own = own
+        self._change = change
         self._lock = threading.Lock()  # what is left is never older than what was told
         self._before = self._left_by(seat.worker)  # whose place this one took
 
@@ -75,17 +102,51 @@ class Siblings:
         me, workers = self._seat.worker, self._seat.workers
         with ThreadPoolExecutor(workers) as threads:
             told = list(
-                threads.map(lambda n: self._tell() if n == me else self._ask(n), range(workers))
+                threads.map(
+                    lambda n: self._tell() if n == me else self._ask(n, COUNTED, PATIENCE_S),
+                    range(workers),
+                )
             )
         answers = {worker: text for worker, text in enumerate(told) if text}
         past = [self._left_by(n) for n in range(workers) if n not in answers]
         return total(answers, past).encode()
 
-    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write((await asyncio.to_thread(self._tell) + END).encode())
+    def pass_on(self, order: Order) -> None:
+        """Has all others carry out what this one did, and waits until they have.
+
+        One that is gone is passed over: its successor reads the files as they are. Conflict where
+        one cannot, with its reason.
+        """
+        line = json.dumps(asdict(order)).encode() + b"\n"
+        others = [n for n in range(self._seat.workers) if n != self._seat.worker]
+        with ThreadPoolExecutor(max(1, len(others))) as threads:
+            said = list(threads.map(lambda n: self._ask(n, line, CHANGE_S), others))
+        if reasons := [text for text in dict.fromkeys(said) if text]:
+            raise Conflict(f"not all processes of this server could: {'; '.join(reasons)}")
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if line == COUNTED:
+            said = await asyncio.to_thread(self._tell)
+        else:
+            said = await self._carry_out(Order(**json.loads(line)))
+        writer.write((said + END).encode())
         with contextlib.suppress(ConnectionError):
             await writer.drain()
         writer.close()
+
+    async def _carry_out(self, order: Order) -> str:
+        """Why it could not be done; nothing where it was."""
+        try:
+            await run_in_threadpool(self._change, order)
+        except Unavailable:  # this process is about to end
+            return ""
+        except HrposeError as error:
+            return str(error)
+        except Exception:  # the top of a task: who asked is not to wait for ever
+            log.exception("%s could not be carried out", order)
+            return "a fault, of which the log has more"
+        return ""
 
     def _tell(self) -> str:
         """What this process counted, and those before it in its place."""
@@ -98,13 +159,14 @@ class Siblings:
                 os.replace(new, left)
         return text
 
-    def _ask(self, worker: int) -> str:
+    def _ask(self, worker: int, line: bytes, patience_s: float) -> str:
         """What another process tells; nothing where it does not answer, or not in time."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(PATIENCE_S)
+            asking.settimeout(patience_s)
             asking.connect(self._socket(worker))
+            asking.sendall(line)
             text = b"".join(iter(lambda: asking.recv(2**16), b"")).decode(errors="replace")
-            return text if text.endswith(END) else ""
+            return text.removesuffix(END) if text.endswith(END) else ""
         return ""
 
     def _left_by(self, worker: int) -> str:

@@ -4,8 +4,7 @@ POST /models/{name}/load and /unload change what is served, while it is served.
 """
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
@@ -24,13 +23,11 @@ from service.schemas import (
     ModelsResponse,
     problem_responses,
 )
-
-CHANGE_SCHEMA = ChangeRequest.model_json_schema()
-
-if TYPE_CHECKING:
-    from service.inference.networks import Change
+from service.siblings import Order
 
 router = APIRouter(tags=["networks"], dependencies=KEY_NEEDED)
+
+CHANGE_SCHEMA = ChangeRequest.model_json_schema()
 
 # Plain functions: the framework runs them in threads, for they read files.
 
@@ -75,6 +72,7 @@ async def read_change(request: Request, serving: ServingState) -> ChangeRequest:
 )
 def load_model(
     name: str,
+    request: Request,
     serving: ServingState,
     asked: Annotated[ChangeRequest, Depends(read_change)],
 ) -> ChangeResponse:
@@ -83,8 +81,7 @@ def load_model(
     Requests in flight finish on the old network, and none fails. A file that cannot be used is
     refused, and the old network stays.
     """
-    serving.check_open()
-    return _changed(name, serving, lambda: serving.engine.load(name, asked.force))
+    return _changed(request, serving, Order(name, load=True, force=asked.force))
 
 
 @router.post(
@@ -92,21 +89,23 @@ def load_model(
     dependencies=ADMIN_NEEDED,
     responses=problem_responses(401, 403, 404, 409, 429, 500, 503),
 )
-def unload_model(name: str, serving: ServingState) -> ChangeResponse:
+def unload_model(name: str, request: Request, serving: ServingState) -> ChangeResponse:
     """Ends a network when its requests are answered; a request for it loads it again.
 
     The default network and the detector stay.
     """
+    return _changed(request, serving, Order(name, load=False))
+
+
+def _changed(request: Request, serving: ServingState, order: Order) -> ChangeResponse:
+    """Changes a network of this process, and then of all others of the server."""
     serving.check_open()
-    return _changed(name, serving, lambda: serving.engine.unload(name))
-
-
-def _changed(name: str, serving: ServingState, change: "Callable[[], Change]") -> ChangeResponse:
     start = time.perf_counter()
-    done = change()
+    done = serving.change(order)
+    request.app.state.pass_on(order)
     seconds = round(time.perf_counter() - start, 3)
     try:
-        model = ModelAnswer.of(serving.engine.model(name))
+        model = ModelAnswer.of(serving.engine.model(order.name))
     except HrposeError:  # unloaded, and its file is gone or damaged
         model = None
     return ChangeResponse(change=done, seconds=seconds, model=model)

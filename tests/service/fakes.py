@@ -73,6 +73,7 @@ class FakeEngine:
         self.absent = {"missing"}
         self.closed = False
         self.asked: list[tuple[str, PoseOptions]] = []
+        self.changes: list[tuple[str, str]] = []
         self.working = threading.Semaphore(0)
         self.dropped = threading.Semaphore(0)
         self._max_pixels = int(max_megapixels * 1e6)
@@ -123,6 +124,7 @@ class FakeEngine:
     def load(self, model: str, force: bool = False) -> "Change":
         """Takes no time, but `slow`; `broken` is refused."""
         name = self._known(model)
+        self.changes.append(("force" if force else "load", name))
         if name == "slow":
             self.working.release()
             with named_loading(name):
@@ -133,6 +135,7 @@ class FakeEngine:
 
     def unload(self, model: str) -> "Change":
         """The default network stays."""
+        self.changes.append(("unload", self._known(model)))
         if self._known(model) == self.default:
             raise Conflict(f"{model} is the default network")
         return "unloaded"

@@ -8,22 +8,33 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
+from heads.errors import CheckpointError
 from service.app import create_app
+from service.errors import Unavailable
 from service.settings import Settings
-from service.siblings import PATIENCE_S, Seat, Siblings
+from service.siblings import PATIENCE_S, Order, Seat, Siblings
 from tests.service.conftest import wait_until
 from tests.service.fakes import FakeEngine
 from tests.service.test_metrics import value
+from tests.service.test_problems import assert_problem
 
 
 @contextlib.contextmanager
-def process(folder: Path, worker: int, workers: int = 2) -> Iterator[TestClient]:
-    """A client of an application that takes a seat."""
-    app = create_app(Settings(), FakeEngine(), Seat(folder, worker, workers))
-    with TestClient(app) as client:
+def process(
+    folder: Path, worker: int, workers: int = 2, engine: FakeEngine | None = None
+) -> Iterator[TestClient]:
+    """A client, with an admin's key, of an application that takes a seat."""
+    settings = Settings(api_keys=SecretStr("admin:pear"))
+    app = create_app(settings, engine or FakeEngine(), Seat(folder, worker, workers))
+    with TestClient(app, headers={"X-API-Key": "pear"}, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+def nothing(_: Order) -> None:
+    """No networks are changed."""
 
 
 def people(client: TestClient) -> float:
@@ -87,7 +98,7 @@ def test_one_that_is_killed_while_it_speaks_is_left_out(tmp_path: Path, answer: 
             connection.close()
             return b"# TYPE hrpose_y_total counter\nhrpose_y_total 2.0\n"
 
-        text = Siblings(Seat(tmp_path, 0, 2), tmp_path, own).text().decode()
+        text = Siblings(Seat(tmp_path, 0, 2), tmp_path, own, nothing).text().decode()
     assert "hrpose_y_total 2.0" in text
     assert "hrpose_x" not in text
 
@@ -96,3 +107,56 @@ def test_a_folder_that_is_gone_or_full_costs_only_the_others(tmp_path: Path, pho
     with process(tmp_path / "gone", 0) as one:
         one.post("/pose", content=photo)
         assert people(one) == 1
+
+
+def test_networks_are_changed_in_all_of_them(tmp_path: Path) -> None:
+    engines = [FakeEngine() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(process(tmp_path, n, 3, engine)) for n, engine in enumerate(engines)
+        ]
+        assert clients[0].post("/models/finder/load").json()["change"] == "unchanged"
+        answer = clients[1].post("/models/finder/load", json={"force": True})
+        assert answer.json()["change"] == "swapped"
+        assert clients[2].post("/models/finder/unload").json()["change"] == "unloaded"
+    expected = [("load", "finder"), ("force", "finder"), ("unload", "finder")]
+    assert [engine.changes for engine in engines] == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(CheckpointError("finder is damaged"), "finder is damaged"), (OSError("/secret"), "the log")],
+)
+def test_one_that_cannot_change_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    other = FakeEngine()
+    monkeypatch.setattr(other, "load", fail)
+    with process(tmp_path, 0) as one, process(tmp_path, 1, engine=other):
+        detail = assert_problem(one.post("/models/finder/load"), 409, "conflict")["detail"]
+    assert detail.startswith("not all processes")
+    assert words in detail
+    assert "secret" not in detail
+
+
+def test_what_one_cannot_do_is_not_asked_of_the_others(tmp_path: Path) -> None:
+    other = FakeEngine()
+    with process(tmp_path, 0) as one, process(tmp_path, 1, engine=other):
+        assert_problem(one.post("/models/broken/load"), 409, "bad-network")
+        assert_problem(one.post("/models/fast/unload"), 409, "conflict")
+    assert not other.changes
+
+
+def test_one_that_is_gone_or_ending_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ending(*_: object) -> None:
+        raise Unavailable("the networks are shutting down", 1.0)
+
+    other = FakeEngine()
+    monkeypatch.setattr(other, "load", ending)
+    with process(tmp_path, 0, 3) as one, process(tmp_path, 1, 3, engine=other):
+        assert one.post("/models/finder/load").status_code == 200
