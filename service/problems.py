@@ -208,12 +208,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     elif problem is METHOD:
         allowed = (error.headers or {}).get("Allow", "")
         detail = f"{request.method} is not answered at {path[:100]}; allowed: {allowed}"
-    answer = respond(problem, detail, headers=error.headers)
-    return as_v2(answer) if path == "/v2" or path.startswith("/v2/") else answer
+    return in_form_of(path, respond(problem, detail, headers=error.headers))
 
 
-def as_v2(answer: Response) -> Response:
-    """A problem in the form of the Open Inference Protocol: {"error": its detail}."""
+def in_form_of(path: str, answer: Response) -> Response:
+    """A problem as it is said at a path: at /v2 in the form of that protocol, {"error": why}."""
+    if path != "/v2" and not path.startswith("/v2/"):
+        return answer
     detail = json.loads(bytes(answer.body))["detail"]
     kept = ("allow", "retry-after", "www-authenticate")
     headers = {name: answer.headers[name] for name in kept if name in answer.headers}

@@ -12,6 +12,7 @@ is told to stop, the front refuses new requests and finishes those it holds befo
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import threading
 import time
@@ -31,8 +32,12 @@ from service import problems
 from service.app import create_app
 from service.asgi import Answered, Sent, ask
 from service.body import read_raw
-from service.errors import DeadlineExceeded, Overloaded, Unavailable
-from service.serving import LOADING_RETRY_S, PoseEngine, Serving
+from service.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
+from service.guard import HEADERS
+from service.keys import KeyRing
+from service.load import ByteBudget
+from service.record import HEADER, begin
+from service.serving import LOADING_RETRY_S, PoseEngine, Serving, keys_of
 from service.settings import Settings
 
 log = logging.getLogger("hrpose")
@@ -42,10 +47,14 @@ ATTEMPTS = 4
 
 POLL_S = 0.05
 
+BUSY_RETRY_S = 1.0
+
 PASSING_S = 1.0
 """In this time answers of the front pass Ray's proxy, which is killed with what it holds."""
 
 LIVE = "/health/live"
+
+_CHANGE = re.compile(r"/models/.+/(un)?load")
 
 APP = "hrpose"
 """What Ray Serve calls the application."""
@@ -109,21 +118,39 @@ class ServedReplica:
         await self._replica.close()
 
 
-class _Uncounted:
-    """The replicas count the bytes that they hold; a front passes them on."""
+class _Held:
+    """What the body of one request takes of the front's bytes."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._count = 0
 
     def check_room(self, count: int) -> None:
-        """There is."""
+        """Overloaded where so many more would not fit."""
+        if not self._budget.has_room_for(count):
+            raise self._budget.refusal(BUSY_RETRY_S)
 
     def hold(self, count: int) -> None:
-        """Not here."""
+        """Counts bytes; Overloaded where they do not fit."""
+        if not self._budget.take(count):
+            raise self._budget.refusal(BUSY_RETRY_S)
+        self._count += count
+
+    def give_back(self) -> None:
+        """The request has ended."""
+        self._budget.give(self._count)
 
 
 class Front:
-    """Takes requests over HTTP, and sees that each is answered."""
+    """Takes requests over HTTP, and sees that each is answered.
+
+    What it refuses by itself carries the headers of other answers, but for those of CORS.
+    """
 
     def __init__(self, replicas: Any, settings: Settings) -> None:
         self._replicas = replicas
+        self._keys = KeyRing(keys_of(settings))
+        self._budget = ByteBudget(settings.max_queue_bytes * most_replicas(settings))
         self._max_bytes = settings.max_upload_bytes
         self._timeout_s = settings.timeout_s
         self._draining = False
@@ -131,12 +158,15 @@ class Front:
 
     async def __call__(self, request: Request) -> Response:
         """The answer of whichever replica lives."""
+        record = begin(request.scope)
         self._at_work += 1
         try:
-            self._check_open(request.url.path)
-            answered = await self._ask(await self._read(request))
+            self._check(request)
+            answered = await self._answer(request)
         except HrposeError as error:
-            return problems.respond_to(error)
+            refusal = problems.in_form_of(request.url.path, problems.respond_to(error))
+            refusal.headers.update({**HEADERS, HEADER: record.request_id})
+            return refusal
         finally:
             self._at_work -= 1
         response = Response(answered.body, answered.status)
@@ -148,16 +178,28 @@ class Front:
         self._draining = True
         return self._at_work
 
-    def _check_open(self, path: str) -> None:
+    def _check(self, request: Request) -> None:
+        """Before a body is read."""
+        path = request.url.path
         if self._draining and path != LIVE:
             raise Unavailable("the server is shutting down", LOADING_RETRY_S)
+        if request.method == "POST":  # what is asked otherwise is little, and some of it open
+            self._keys.check(request)
+        if _CHANGE.fullmatch(path):
+            raise Conflict("replicas cannot be changed one by one while they serve: deploy anew")
 
-    async def _read(self, request: Request) -> Sent:
+    async def _answer(self, request: Request) -> Answered:
+        held = _Held(self._budget)
         try:
             async with asyncio.timeout(self._timeout_s):
-                body = await read_raw(request, self._max_bytes, _Uncounted())
+                return await self._ask(await self._read(request, held))
         except TimeoutError:
-            raise DeadlineExceeded(f"the body did not come within {self._timeout_s:g} s") from None
+            raise DeadlineExceeded(f"not answered within {self._timeout_s:g} s") from None
+        finally:
+            held.give_back()
+
+    async def _read(self, request: Request, held: _Held) -> Sent:
+        body = await read_raw(request, self._max_bytes, held)
         scope = request.scope
         client = None if request.client is None else (request.client.host, request.client.port)
         return Sent(
@@ -175,15 +217,23 @@ class Front:
                 answered: Answered = await self._replicas.answer.remote(sent)
                 return answered
             except BackPressureError as error:
-                raise Overloaded("all replicas are busy", 1.0) from error
+                raise Overloaded("all replicas are busy", BUSY_RETRY_S) from error
             except RayActorError:
                 log.warning("a replica died; asking another (%d of %d)", attempt, ATTEMPTS)
+            except RayError as error:
+                log.error("no replica can be asked: %s", error)
+                raise Unavailable("the replicas cannot be asked", LOADING_RETRY_S) from error
         raise Unavailable("the replicas die faster than they answer", 5.0)
+
+
+def most_replicas(settings: Settings) -> int:
+    """At once, however much there is to do."""
+    return max(settings.max_replicas, settings.replicas)
 
 
 def build(settings: Settings, make_engine: MakeEngine | None = None) -> serve.Application:
     """The application for `serve.run`."""
-    most = max(settings.max_replicas, settings.replicas)
+    most = most_replicas(settings)
     replica = serve.deployment(
         name="replica",
         autoscaling_config={

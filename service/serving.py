@@ -166,7 +166,7 @@ class Serving:
         self.settings = settings
         self.engine = engine
         self._entry = entry
-        self.keys = KeyRing(_keys_of(settings))
+        self.keys = KeyRing(keys_of(settings))
         self.rates = RateLimiter(settings.rate_limit)
         hosts = words_of(settings.image_urls)
         self.fetcher = Fetcher(hosts, settings.max_upload_bytes) if hosts else None
@@ -289,7 +289,7 @@ class Serving:
             raise Unavailable("the networks are being loaded", LOADING_RETRY_S)
 
 
-def _keys_of(settings: Settings) -> list[Key]:
+def keys_of(settings: Settings) -> list[Key]:
     """Those of the environment, then those of the file; KeyFileError where it cannot be used."""
     keys = plain_keys(settings.keys)
     if settings.api_keys.get_secret_value() and not keys:

@@ -36,6 +36,7 @@ from service.v2 import (
     write_answer,
 )
 
+PREFIX = "/v2"
 BYTES = "application/octet-stream"
 
 
@@ -53,12 +54,12 @@ class V2Route(APIRoute):
                 raise
             except Exception as error:  # the top of a request: a fault is logged and hidden
                 record_of(request.scope).problem = problems.type_of(error)
-                return _refusal(error)
+                return problems.in_form_of(PREFIX, _refusal(error))
 
         return handled
 
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=V2Route)
+router = APIRouter(prefix=PREFIX, tags=["open inference protocol"], route_class=V2Route)
 
 _ERROR = {
     JSON: {
@@ -208,7 +209,6 @@ _TASKS: dict[str, Callable[[Serving, str, InferRequest, Job], Found]] = {
 
 
 def _refusal(error: Exception) -> Response:
-    """A problem as on the other routes, in the protocol's form."""
     if isinstance(error, HrposeError):
-        return problems.as_v2(problems.respond_to(error))
-    return problems.as_v2(problems.respond_to_fault(error))
+        return problems.respond_to(error)
+    return problems.respond_to_fault(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import Response
+from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -129,12 +132,75 @@ class HeldReplicas:
         return Answered(200, [], sent.path.encode())
 
 
-def request(path: str) -> Request:
+def request(path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Request:
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
     return Request(scope, receive)
+
+
+def refused(settings: Settings, request: Request) -> Response:
+    """What a front answers without asking its replicas, which never answer."""
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    from service.ray_app import Front
+
+    return asyncio.run(Front(HeldReplicas(), settings)(request))
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "status"),
+    [
+        ({"api_keys": "secret"}, request("/pose", "POST", b"x"), 401),
+        ({"api_keys": "secret"}, request("/pose", "POST", b"x", x_api_key="no"), 403),
+        ({"max_upload_mb": 1}, request("/pose", "POST", bytes(2**21)), 413),
+        ({"max_upload_mb": 8, "max_queue_mb": 8}, request("/pose", content_length="8388609"), 413),
+        ({"timeout_s": 0.2}, request("/pose", "POST", b"x"), 504),
+        ({}, request("/models/fast/load", "POST"), 409),
+        ({}, request("/models/fast/unload", "POST"), 409),
+    ],
+)
+def test_what_a_front_refuses_looks_like_other_refusals(
+    changes: dict[str, Any], asked: Request, status: int
+) -> None:
+    answer = refused(Settings(**changes), asked)
+    assert answer.status_code == status
+    assert answer.media_type == "application/problem+json"
+    assert len(answer.headers["x-request-id"]) == 32
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_front_refuses_in_the_form_of_the_protocol() -> None:
+    settings = Settings(api_keys=SecretStr("secret"))
+    answer = refused(settings, request("/v2/models/fast/infer", "POST"))
+    assert answer.status_code == 401
+    assert list(json.loads(bytes(answer.body))) == ["error"]
+
+
+def test_a_front_bounds_the_bytes_of_all_that_it_holds() -> None:
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    from service.ray_app import Front, most_replicas
+
+    async def asked() -> None:
+        settings = Settings(max_upload_mb=8, max_queue_mb=8, replicas=3)
+        front = Front(replicas := HeldReplicas(), settings)
+        room = most_replicas(settings)
+        bodies = [front(request("/pose", "POST", bytes(8 * 2**20))) for _ in range(room)]
+        held = [asyncio.ensure_future(body) for body in bodies]
+        for _ in held:
+            await replicas.asked.acquire()
+        assert (await front(request("/pose", "POST", b"x"))).status_code == 429
+        replicas.may_answer.set()
+        assert [answer.status_code for answer in await asyncio.gather(*held)] == [200] * room
+        assert (await front(request("/pose", "POST", b"x"))).status_code == 200
+
+    asyncio.run(asked())
 
 
 def test_a_front_that_drains_finishes_what_it_holds_and_refuses_the_rest() -> None:
