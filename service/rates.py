@@ -61,7 +61,7 @@ class RateLimiter:
         """Counts a request; what is left then, of the rate that is nearest to its end.
 
         None where there is no limit. Raises RateExceeded where a rate is used up; the request
-        then counts towards the slower rates that it was within.
+        then counts towards the faster rates that it was within.
         """
         rate = rate or self._rate
         if not rate:
