@@ -25,14 +25,18 @@ function headers() {
   return { Accept: "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
-async function ask(path, options) {
-  let response;
+/** The answer to a request; throws in words where there is none. */
+async function answerOf(path, options) {
   try {
-    response = await fetch(path, { ...options, headers: headers() });
+    return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "The server does not answer", "is it running, and is the network up?");
+    throw new Problem(0, "The server does not answer", "is it running, and is the network up");
   }
+}
+
+async function ask(path, options) {
+  const response = await answerOf(path, { ...options, headers: headers() });
   if (response.ok) return response.json();
   const body = await response.json().catch(() => ({}));
   const wait = Number(response.headers.get("Retry-After")) || 1;
@@ -41,6 +45,11 @@ async function ask(path, options) {
 
 export function listModels() {
   return ask("models", {});
+}
+
+/** The photo that comes with the page. */
+export async function sampleFile() {
+  return (await answerOf("static/sample.jpg")).blob();
 }
 
 /** Options as the form fields that are sent, in order; what has its default is left out. */

@@ -1,14 +1,16 @@
 // The page: takes a photo or the webcam, asks the server, shows what it answered.
 
-import { Problem, curlCommand, listModels, look, setKey } from "./api.js";
+import { Problem, curlCommand, listModels, look, sampleFile, setKey } from "./api.js";
 import { fillModels, howToGet, showAnswer, showClasses, showPeople } from "./panel.js";
 import { stage } from "./stage.js";
+import { upright } from "./upright.js";
 import { Webcam } from "./webcam.js";
 
 const $ = (id) => document.getElementById(id);
 const webcam = new Webcam();
 let models = null;
 let task = "people"; // or classify, segment
+let opening = null; // what is being read, and will be the photo
 let asking = null; // AbortController of the request in flight
 let frame = null; // the same of the webcam's
 
@@ -83,7 +85,9 @@ function setTask(chosen) {
 function setThreshold(value) {
   if (value === null) delete $("threshold").dataset.set;
   else $("threshold").dataset.set = "yes";
-  $("threshold-value").textContent = value === null ? "network's own" : value.toFixed(2);
+  const words = value === null ? "network's own" : value.toFixed(2);
+  $("threshold-value").textContent = words;
+  $("threshold").setAttribute("aria-valuetext", words);
   $("threshold-reset").hidden = value === null;
 }
 
@@ -95,19 +99,35 @@ function setDrawing(on) {
 
 /* ---------------------------------------------------------- photo and answer */
 
-async function openPhoto(blob, name) {
+/** Shows what a file, or a promise of one, holds, and asks about it. */
+async function openPhoto(file, name) {
   stopWebcam();
   asking?.abort();
-  const mine = new AbortController();
-  asking = mine;
+  const mine = {};
+  opening = mine;
   stage.boxes = [];
   setDrawing(false);
   forget();
   setBusy(true);
-  // The server says better than the browser what is wrong with a file.
-  const image = await createImageBitmap(blob).catch(() => null);
-  if (asking !== mine) return; // a smaller photo, opened later, was faster
-  stage.show({ image, blob, name });
+  let photo = null;
+  let problem = null;
+  try {
+    const given = await file;
+    // Kept, for the file itself may be gone when a setting is changed.
+    const blob = new Blob([await given.arrayBuffer()], { type: given.type });
+    // The server says better than the browser what is wrong with a file.
+    photo = { image: await upright(blob).catch(() => null), blob, name };
+  } catch (error) {
+    problem = error instanceof Problem ? error : new Error(`${name} cannot be read.`);
+  }
+  if (opening !== mine) return; // a smaller photo, opened later, was faster
+  opening = null;
+  if (problem) {
+    setBusy(false);
+    showProblem(problem);
+    return;
+  }
+  stage.show(photo);
   await ask();
 }
 
@@ -116,13 +136,15 @@ function forget() {
   stage.setAnswer(null);
   stage.light(null);
   showAnswer(null);
+  showPeople($("people"), null, stage.threshold, (person) => stage.light(person));
   showClasses($("classes"), null);
+  showProblem(null);
   $("save").hidden = true;
 }
 
 /** Asks for the people in the photo; a newer question takes the place of an older one. */
 async function ask() {
-  if (!stage.photo) return;
+  if (!stage.photo || opening) return; // which will ask, with the settings of then
   asking?.abort();
   const mine = new AbortController();
   asking = mine;
@@ -196,7 +218,7 @@ async function startWebcam() {
   $("webcam").setAttribute("aria-pressed", "true");
   $("webcam").textContent = "Stop webcam";
   asking?.abort();
-  asking = null;
+  opening = asking = null;
   setBusy(false);
   stage.boxes = [];
   setDrawing(false);
@@ -216,7 +238,12 @@ async function watch(session) {
   const stopped = () => !webcam.running || webcam.session !== session;
   while (!stopped()) {
     const { image, blob } = await webcam.frame();
-    if (!blob) break;
+    if (stopped()) break;
+    if (!blob) {
+      stopWebcam();
+      showProblem(new Error("The camera shows nothing any more."));
+      break;
+    }
     try {
       const asked = options();
       frame = new AbortController();
@@ -274,10 +301,7 @@ addEventListener("paste", (event) => {
   if (file) openPhoto(file, file.name);
 });
 
-$("sample").addEventListener("click", async () => {
-  const response = await fetch("static/sample.jpg");
-  if (response.ok) await openPhoto(await response.blob(), "sample.jpg");
-});
+$("sample").addEventListener("click", () => openPhoto(sampleFile(), "sample.jpg"));
 $("webcam").addEventListener("click", () => (webcam.running ? stopWebcam() : startWebcam()));
 $("draw-box").addEventListener("click", () => {
   stopWebcam();
@@ -288,8 +312,13 @@ $("clear-boxes").addEventListener("click", () => {
   ask();
 });
 $("save").addEventListener("click", async () => {
+  const picture = await stage.picture();
+  if (!picture) {
+    showProblem(new Error("This browser cannot write a picture of that size."));
+    return;
+  }
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await stage.picture());
+  link.href = URL.createObjectURL(picture);
   link.download = `${stage.photo.name.replace(/\.\w+$/, "")}-${task === "people" ? "keypoints" : task}.png`;
   link.click();
   URL.revokeObjectURL(link.href);
@@ -341,5 +370,6 @@ $("copy").addEventListener("click", async () => {
 });
 
 document.body.dataset.task = task;
+setThreshold(null);
 showCurl();
 loadModels();

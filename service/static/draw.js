@@ -10,10 +10,10 @@ export function sideOf(name) {
 }
 
 /**
- * Draws everything, `scale` canvas pixels to an image pixel.
+ * Draws everything, `scale` canvas pixels to an image pixel, lines for screens of `unit` to their own.
  * view: { image, overlay: canvas or null, people, edges, threshold, lit: index or null, boxes, pending: box or null }
  */
-export function draw(context, view, scale) {
+export function draw(context, view, scale, unit) {
   const { canvas } = context;
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
@@ -24,23 +24,23 @@ export function draw(context, view, scale) {
     context.globalAlpha = 1;
   }
   view.people.forEach((person, index) => {
-    if (index !== view.lit) drawPerson(context, person, view, scale, false);
+    if (index !== view.lit) drawPerson(context, person, view, scale, unit, false);
   });
   if (view.lit !== null && view.people[view.lit]) {
-    drawPerson(context, view.people[view.lit], view, scale, true);
+    drawPerson(context, view.people[view.lit], view, scale, unit, true);
   }
-  for (const box of view.boxes) drawBox(context, box, scale, "#ffffff", [8, 5]);
-  if (view.pending) drawBox(context, view.pending, scale, "#ffd60a", [6, 4]);
+  for (const box of view.boxes) drawBox(context, box, scale, unit, "#ffffff", [8, 5]);
+  if (view.pending) drawBox(context, view.pending, scale, unit, "#ffd60a", [6, 4]);
 }
 
-function drawPerson(context, person, view, scale, lit) {
-  const width = limbWidth(person, view.threshold, scale) * (lit ? 1.35 : 1);
+function drawPerson(context, person, view, scale, unit, lit) {
+  const width = limbWidth(person, view.threshold, scale, unit) * (lit ? 1.35 : 1);
   const at = ({ x, y }) => [(x + 0.5) * scale, (y + 0.5) * scale];
   const points = person.keypoints;
   const shown = (index) => points[index].score >= view.threshold;
   const edges = view.edges.filter(([a, b]) => shown(a) && shown(b));
   context.lineCap = "round";
-  drawBox(context, person.box, scale, lit ? "#ffffff" : "rgb(255 255 255 / 60%)", []);
+  drawBox(context, person.box, scale, unit, lit ? "#ffffff" : "rgb(255 255 255 / 60%)", []);
   for (const outline of [true, false]) {
     for (const [a, b] of edges) {
       context.beginPath();
@@ -63,11 +63,11 @@ function drawPerson(context, person, view, scale, lit) {
   });
 }
 
-function drawBox(context, [left, top, width, height], scale, colour, dash) {
+function drawBox(context, [left, top, width, height], scale, unit, colour, dash) {
   context.save();
-  context.setLineDash(dash);
+  context.setLineDash(dash.map((length) => length * unit));
   for (const [line, style] of [[3, OUTLINE], [1.5, colour]]) {
-    context.lineWidth = line * (window.devicePixelRatio || 1);
+    context.lineWidth = line * unit;
     context.strokeStyle = style;
     context.strokeRect(left * scale, top * scale, width * scale, height * scale);
   }
@@ -93,15 +93,14 @@ export function overlayOf({ image, classes, runs }) {
 }
 
 /** Follows the size of the person, so that faces in a crowd and portraits both stay legible. */
-function limbWidth(person, threshold, scale) {
+function limbWidth(person, threshold, scale, unit) {
   const sure = person.keypoints.filter((point) => point.score >= threshold);
   const spread = (axis) => {
     const values = sure.map((point) => point[axis]);
     return Math.max(...values) - Math.min(...values);
   };
   const size = sure.length > 2 ? Math.max(spread("x"), spread("y")) : Math.max(...person.box.slice(2));
-  const ratio = window.devicePixelRatio || 1;
-  return Math.min(Math.max(size * scale * 0.016, 1.5 * ratio), 7 * ratio);
+  return Math.min(Math.max(size * scale * 0.016, 1.5 * unit), 7 * unit);
 }
 
 /** The sure keypoint next to a point of the image, no farther than `reach` pixels, or null. */

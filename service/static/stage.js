@@ -19,6 +19,7 @@ export const stage = {
   onBox: () => {},
 
   show(photo) {
+    if (this.photo?.image !== photo.image) this.photo?.image?.close?.(); // it holds all its pixels
     this.photo = photo;
     const shown = photo.image !== null;
     canvas.hidden = !shown;
@@ -56,9 +57,9 @@ export const stage = {
     const height = Math.max(240, innerHeight * 0.76);
     const fit = Math.min(drop.clientWidth / image.width, height / image.height, MOST_ENLARGED);
     canvas.style.width = `${Math.round(image.width * fit)}px`;
-    canvas.width = Math.round(image.width * fit * ratio);
-    canvas.height = Math.round(image.height * fit * ratio);
-    draw(canvas.getContext("2d"), this.view(), canvas.width / image.width);
+    canvas.width = Math.max(1, Math.round(image.width * fit * ratio));
+    canvas.height = Math.max(1, Math.round(image.height * fit * ratio));
+    draw(canvas.getContext("2d"), this.view(), canvas.width / image.width, ratio);
   },
 
   view() {
@@ -74,11 +75,11 @@ export const stage = {
     };
   },
 
-  /** The photo in its own size with everything drawn, as a PNG. */
+  /** The photo in its own size with everything drawn as it is shown; a PNG, or null. */
   async picture() {
     const whole = document.createElement("canvas");
     [whole.width, whole.height] = [this.photo.image.width, this.photo.image.height];
-    draw(whole.getContext("2d"), this.view(), 1);
+    draw(whole.getContext("2d"), this.view(), 1, whole.width / Math.max(1, canvas.clientWidth));
     return new Promise((done) => whole.toBlob(done, "image/png"));
   },
 };

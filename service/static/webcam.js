@@ -32,7 +32,12 @@ export class Webcam {
       throw new Error(REASONS[error.name] ?? "No camera was found.");
     }
     this.#video.srcObject = this.#stream;
-    await this.#video.play();
+    try {
+      await this.#video.play();
+    } catch {
+      this.stop();
+      throw new Error("The camera cannot be shown.");
+    }
     this.session += 1;
   }
 
@@ -42,8 +47,9 @@ export class Webcam {
     this.#video.srcObject = null;
   }
 
-  /** What the camera sees now: { image, blob }. */
+  /** What the camera sees now: { image, blob }; without a blob where it sees nothing any more. */
   async frame() {
+    if (!this.#stream?.getVideoTracks().some(({ readyState }) => readyState === "live")) return {};
     const canvas = document.createElement("canvas");
     canvas.width = this.#video.videoWidth;
     canvas.height = this.#video.videoHeight;

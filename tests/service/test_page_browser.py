@@ -1,17 +1,21 @@
 """The page in a real browser: drop a photo, see skeletons where the people are."""
 
 import base64
+import io
 import os
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+from PIL import Image
 from pydantic import SecretStr
 
-from heads.image import decode_image
+from heads.image import decode_image, encode_image
 from service.settings import Settings
 from tests.service.browser import Browser, missing, open_browser
 from tests.service.conftest import real_server
@@ -32,7 +36,7 @@ DONE = (
 DROP = """
     const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
     const transfer = new DataTransfer();
-    transfer.items.add(new File([bytes], arguments[1], { type: "image/jpeg" }));
+    transfer.items.add(new File([bytes], arguments[1], { type: arguments[2] ?? "image/jpeg" }));
     const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
     document.querySelector("#drop").dispatchEvent(new DragEvent("drop", options));
 """
@@ -382,3 +386,150 @@ def test_a_task_without_a_network_says_what_to_do(browser: Browser, engine: Fake
         keep(browser, "no_network_360")
     browser.complaints()  # the browser notes the refusal itself
     browser.resize(1280, 900)
+
+
+def turned_webp(orientation: int) -> bytes:
+    """The sample as it looks, stored as EXIF's number says, without loss."""
+    stored = Image.open(SAMPLE)
+    back = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
+    way = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }[back]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.transpose(way).save(file, "WEBP", lossless=True, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_webp_is_shown_as_the_server_sees_it(
+    browser: Browser, page: str, orientation: int
+) -> None:
+    photo = turned_webp(orientation)
+    browser.run(DROP, base64.b64encode(photo).decode(), "turned.webp", "image/webp")
+    browser.wait_for(DONE)
+    upright = decode_image(photo)
+    height, width = upright.shape[:2]
+    # In the corners, where no skeleton is: what the server decodes is what the page shows.
+    places = [(8, 8), (width - 9, 8), (8, height - 9), (width - 9, height - 9)]
+    for (x, y), colour in zip(places, browser.run(COLOURS, places, width), strict=True):
+        there = upright[y - 4 : y + 5, x - 4 : x + 5].reshape(-1, 3).astype(int)
+        assert (there.min(axis=0) - 6 <= colour).all()
+        assert (colour <= there.max(axis=0) + 6).all()
+    assert_skeletons_are_drawn(browser, httpx2.post(f"{page}/pose", content=photo).json())
+
+
+@pytest.mark.usefixtures("page")
+def test_a_setting_changed_meanwhile_keeps_the_new_photo(
+    browser: Browser, engine: FakeEngine
+) -> None:
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "old.jpg")
+    browser.wait_for(DONE)
+    browser.run(SLOW_DECODING)
+    browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "new.jpg")
+    browser.run("document.querySelector('#flip-test').click()")
+    rows = browser.run("return document.querySelectorAll('#people li').length")
+    assert rows == 0  # those of the old photo are gone at once
+    browser.wait_for(DONE)
+    assert "new.jpg" in browser.run("return document.querySelector('#curl').textContent")
+    assert engine.asked[-1][1].flip_test
+
+
+SLOW_DECODING = """
+    const decode = window.createImageBitmap;
+    window.createImageBitmap = async (...given) => {
+      await new Promise((done) => setTimeout(done, 500));
+      return decode(...given);
+    };
+"""
+
+
+@pytest.mark.usefixtures("page")
+def test_a_camera_that_ends_is_said(browser: Browser) -> None:
+    browser.run(
+        "const get = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async (w) => (window.camera = await get(w));"
+        "document.querySelector('#webcam').click()"
+    )
+    browser.wait_for("document.querySelectorAll('#people li').length === 2")
+    browser.run("window.camera.getTracks().forEach((track) => track.stop())")
+    browser.wait_for("document.querySelector('#problem').textContent.includes('camera')")
+    button = browser.run("return document.querySelector('#webcam').textContent")
+    assert button == "Webcam"
+
+
+def test_no_frame_is_sent_after_the_webcam_is_stopped(browser: Browser, page: str) -> None:
+    del page
+    browser.run(
+        "const toBlob = HTMLCanvasElement.prototype.toBlob;"
+        "HTMLCanvasElement.prototype.toBlob = function (done, ...given) {"
+        "  toBlob.call(this, (blob) => setTimeout(() => done(blob), 200), ...given);"
+        "};"
+        "window.sent = 0;"
+        "const fetch = window.fetch;"
+        "window.fetch = (...given) => { window.sent += 1; return fetch(...given); };"
+        "document.querySelector('#webcam').click()"
+    )
+    for _ in range(3):
+        browser.wait_for("window.sent >= 2")
+        browser.run("document.querySelector('#webcam').click(); window.sent = 0")
+        time.sleep(0.6)
+        assert browser.run("return window.sent") == 0
+        browser.run("document.querySelector('#webcam').click()")
+
+
+def test_lines_of_a_saved_picture_are_as_wide_as_they_are_shown(
+    browser: Browser, page: str
+) -> None:
+    """Seen at the same size; a picture is often larger than its place on the page."""
+    large = encode_image(np.kron(decode_image(SAMPLE.read_bytes()), np.ones((6, 6, 1), np.uint8)))
+    del page
+    browser.run(
+        "window.widths = [];"
+        "const stroke = CanvasRenderingContext2D.prototype.stroke;"
+        "CanvasRenderingContext2D.prototype.stroke = function () {"
+        "  window.widths.push([this.canvas.width, this.lineWidth]); stroke.call(this);"
+        "};"
+        "URL.createObjectURL = () => { window.saved = true; return '#'; };"
+    )
+    browser.run(DROP, base64.b64encode(large).decode(), "large.jpg")
+    browser.wait_for(DONE)
+    browser.run("document.querySelector('#save').click()")
+    browser.wait_for("window.saved")
+    drawn = browser.run("return window.widths")
+    widest = {side: max(w for s, w in drawn if s == side) for side, _ in drawn}
+    (small, thin), (whole, thick) = min(widest.items()), max(widest.items())
+    assert whole == 6 * 640 > 2 * small
+    assert thick / whole == pytest.approx(thin / small, rel=0.02)
+
+
+@pytest.mark.usefixtures("page")
+def test_a_picture_that_is_all_width_is_shown_and_saved_or_said(browser: Browser) -> None:
+    strip = encode_image(np.full((4, 70000, 3), 90, np.uint8), "png")
+    browser.run(DROP, base64.b64encode(strip).decode(), "strip.png", "image/png")
+    browser.wait_for(DONE)
+    assert browser.run("return document.querySelector('#canvas').height") >= 1
+    browser.run("document.querySelector('#save').click()")
+    browser.wait_for("!document.querySelector('#problem').hidden")
+    assert "picture of that size" in browser.run(
+        "return document.querySelector('#problem').textContent"
+    )
+
+
+@pytest.mark.usefixtures("page")
+def test_a_sample_that_does_not_come_is_said(browser: Browser) -> None:
+    browser.run(
+        "window.fetch = async () => { throw new TypeError('Failed to fetch'); };"
+        "document.querySelector('#sample').click()"
+    )
+    browser.wait_for("!document.querySelector('#problem').hidden")
+    text = browser.run("return document.querySelector('#problem').textContent")
+    assert "The server does not answer" in text
+    assert browser.run("return document.querySelector('#busy').hidden")
