@@ -51,7 +51,8 @@ def people() -> list[Sample]:
         left, top = rng.uniform(0, width - 0.5 * size), rng.uniform(0, height - size)
         box = (float(left), float(top), float(0.5 * size), float(size))
         points = rng.uniform((left, top), (left + 0.5 * size, top + size), (17, 2))
-        samples.append(Sample(path, box, points.astype(np.float32), np.ones(17, np.float32), ""))
+        weights = np.ones(17, np.float32)
+        samples.append(Sample(path, (height, width), box, points.astype(np.float32), weights, ""))
     return samples
 
 

@@ -6,42 +6,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from heads.skeleton import Skeleton
 from models.errors import SpecError
-from training.checks import BOX_AREA_SHARE
+from training.checks import BOX_AREA_SHARE, known_area
 from training.errors import AnnotationError
 from training.findings import Sound
 
 Box = tuple[float, float, float, float]
 
 
+Id = int | str
+"""Of a photograph or annotation; COCO's own are numbers."""
+
+
 class _Photograph(BaseModel):
-    id: int
+    id: Id
     file_name: str
+    height: int | None = None
+    width: int | None = None
 
 
 class _Annotated(BaseModel):
     """Someone annotated; people without labelled keypoints need no list of them."""
 
-    id: int
-    image_id: int
+    id: Id
+    image_id: Id
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-    area: Annotated[FiniteFloat, Field(ge=0)]  # OKS is measured by it; see _person for 0
+    area: Any = None  # OKS is measured by it; see _person
     iscrowd: int = 0
     keypoints: list[FiniteFloat] = []
-    num_keypoints: int | None = None
 
 
 class _Category(BaseModel):
     id: int
-    name: str = ""
     keypoints: list[str] = []
-    skeleton: list[tuple[int, int]] = []
-    sigmas: Any = None  # this and the next: see Skeleton.from_coco_category
+    name: Any = None  # this and the next: see Skeleton.from_coco_category
+    skeleton: Any = None
+    sigmas: Any = None
     flip_pairs: Any = None
 
 
@@ -52,7 +57,7 @@ class _CocoFile(BaseModel):
 
 
 class _Detection(BaseModel):
-    image_id: int
+    image_id: Id
     category_id: int | None = None
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     score: FiniteFloat
@@ -66,8 +71,9 @@ _DETECTIONS = TypeAdapter(list[_Detection])
 class Annotations:
     """The photographs and people of one category of a COCO keypoint file, checked.
 
-    images: entries with id and file_name.  annotations: of that category alone, with id, image_id,
-        category_id, bbox, area, iscrowd, num_keypoints and keypoints [x, y, visibility] * K.
+    images: entries with id and file_name, and height and width, which may be None.
+    annotations: of that category alone, with id, image_id, category_id, bbox, area, iscrowd,
+        num_keypoints and keypoints [x, y, visibility] * K.
     """
 
     name: str
@@ -76,13 +82,13 @@ class Annotations:
     category_id: int
     skeleton: Skeleton
 
-    def people(self, image_id: int) -> list[Mapping[str, Any]]:
+    def people(self, image_id: Id) -> list[Mapping[str, Any]]:
         """Annotated people of one image who have labelled keypoints and are no crowd."""
         return self._people.get(image_id, [])
 
     @cached_property
-    def _people(self) -> dict[int, list[Mapping[str, Any]]]:
-        found: dict[int, list[Mapping[str, Any]]] = {}
+    def _people(self) -> dict[Id, list[Mapping[str, Any]]]:
+        found: dict[Id, list[Mapping[str, Any]]] = {}
         for entry in self.annotations:
             if entry["num_keypoints"] > 0 and not entry["iscrowd"]:
                 found.setdefault(entry["image_id"], []).append(entry)
@@ -117,7 +123,7 @@ def load_annotations(
     people = [
         _person(path.name, entry, category.id, len(skeleton.keypoints))
         for entry in content.annotations
-        if str(entry.get("category_id", category.id)) == str(category.id)
+        if is_of(entry, category.id)
     ]
     photographs = [image.model_dump() for image in content.images]
     for kind, entries in (("image", photographs), ("annotation", people)):
@@ -134,18 +140,23 @@ def load_annotations(
 
 def load_detections(
     path: Path, category_id: int | None = None
-) -> dict[int, list[tuple[Box, float]]]:
+) -> dict[Id, list[tuple[Box, float]]]:
     """Reads a COCO detection list: image id -> boxes [left, top, width, height] and scores.
 
     category_id: leaves out boxes that say they hold something else. Boxes without an area hold
     nobody and are left out too. Raises AnnotationError, which names the file and the entry.
     """
-    found: dict[int, list[tuple[Box, float]]] = {}
+    found: dict[Id, list[tuple[Box, float]]] = {}
     for entry in checked(_DETECTIONS, read_json(path), f"{path.name} is no COCO detection list"):
         is_other = None not in (category_id, entry.category_id) and entry.category_id != category_id
         if not is_other and min(entry.bbox[2:]) > 0:
             found.setdefault(entry.image_id, []).append((entry.bbox, entry.score))
     return found
+
+
+def is_of(entry: Mapping[str, Any], category_id: Any) -> bool:
+    """Whether an annotation is of a category; one that names none is of any."""
+    return str(entry.get("category_id", category_id)) == str(category_id)
 
 
 def read_json(path: Path) -> Any:
@@ -179,18 +190,17 @@ def checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
 
 
 def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:
-    """The entry as pycocotools needs it; num_keypoints is counted where it was left out.
+    """The entry as pycocotools needs it; num_keypoints is counted, whatever is claimed.
 
     An area of 0, which some tools write, stands for none: by it nothing would be near enough.
     """
     where = f"{name}, annotation {entry.get('id')}"
     person = checked(_PERSON, entry, where)
-    labelled = person.num_keypoints
-    if labelled is None:
-        labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
+    labelled = sum(visibility > 0 for visibility in person.keypoints[2::3])
     keypoints = person.keypoints or [0.0] * (3 * count if labelled == 0 else 0)
     if len(keypoints) != 3 * count:
         raise AnnotationError(f"{where}: needs {3 * count} keypoint numbers, has {len(keypoints)}")
-    person.area = person.area or BOX_AREA_SHARE * max(0.0, person.bbox[2] * person.bbox[3])
+    box_area = max(0.0, person.bbox[2] * person.bbox[3])
+    person.area = known_area(person.area) or BOX_AREA_SHARE * box_area
     counted = {"category_id": category_id, "num_keypoints": labelled, "keypoints": keypoints}
     return {**person.model_dump(), **counted}

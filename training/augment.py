@@ -108,10 +108,12 @@ class Augmentation:
     def _half_body(
         self, box: Box, keypoints: FloatArray, weights: FloatArray, rng: np.random.Generator
     ) -> Box:
-        """A box round the labelled keypoints of the upper or lower half, where there are enough."""
+        """A box round the labelled keypoints of a half that has enough, the drawn one first."""
         upper = np.array([any(p in n for p in UPPER_BODY) for n in self.skeleton.keypoints])
-        half = (upper if rng.random() < 0.5 else ~upper) & (weights > 0)
-        if half.sum() < MIN_HALF_BODY:
+        drawn = upper if rng.random() < 0.5 else ~upper
+        halves = (half & (weights > 0) for half in (drawn, ~drawn))
+        half = next((half for half in halves if half.sum() >= MIN_HALF_BODY), None)
+        if half is None:
             return box
         low, high = keypoints[half].min(axis=0), keypoints[half].max(axis=0)
         size = np.maximum((high - low) * HALF_BODY_PADDING / BOX_PADDING, 8)

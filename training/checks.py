@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.errors import ImageError
-from heads.geometry import Size
+from heads.geometry import Size, clip_box
 from heads.image import read_image
 from heads.skeleton import Skeleton
 from training.findings import Findings, FloatArray, Labelled, Level, Say, is_id
@@ -90,7 +90,7 @@ def check_entries(
         if not is_id(image) or image not in sizes:
             say("error", "unknown-image", f"is of image {image!r}")
         elif entry.get("iscrowd"):
-            crowds += 1
+            crowds += check_box(entry.get("bbox"), say) is not None
         elif person := check_person(entry, sizes[image], skeleton, say):
             people.append(person)
     return people, crowds
@@ -113,7 +113,7 @@ def check_person(
     if check_inside_image(keypoints, box, size, skeleton, say):
         check_inside_box(keypoints, box, skeleton, say)
     left, top, width, height = box.tolist()
-    area = _area(entry.get("area")) or BOX_AREA_SHARE * width * height
+    area = known_area(entry.get("area")) or BOX_AREA_SHARE * width * height
     return Labelled(entry["id"], entry["image_id"], keypoints, (left, top, width, height), area)
 
 
@@ -212,6 +212,11 @@ def check_inside_box(keypoints: FloatArray, box: FloatArray, skeleton: Skeleton,
         say("warning", "box-misses-keypoints", reason)
 
 
+def has_area(box_xywh: Sequence[float], size: Size) -> bool:
+    """More than a pixel of the box lies in the image of (height, width), so that it is a crop."""
+    return min(clip_box(box_xywh, size)[2:]) > 1
+
+
 def _numbers(values: Any) -> FloatArray | None:
     """A flat list as numbers; None for anything else."""
     if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
@@ -222,7 +227,7 @@ def _numbers(values: Any) -> FloatArray | None:
         return None
 
 
-def _area(value: Any) -> float:
+def known_area(value: Any) -> float:
     """The annotated area; 0 where it says nothing."""
     try:
         known = isinstance(value, int | float) and math.isfinite(value) and value > 0

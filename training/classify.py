@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2 as torchvision_v2
 
 from heads.draw import grid, label
+from heads.errors import ImageError
 from heads.image import SUFFIXES, Image, photographs, read_image, warp
 from heads.network import Maps, Network
 from training.answers import answers
@@ -97,7 +98,7 @@ class ClassifyTask:
         return logits
 
     def _middle(self, path: Path) -> Image:
-        image = read_image(path)
+        image = _read(path)
         return warp(image, self.spec.middle((image.shape[0], image.shape[1])))
 
 
@@ -105,7 +106,7 @@ def read_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     """Photographs and the numbers of their classes, which are the folders' names, sorted."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root.name} with a folder for each class")
-    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    classes = tuple(sorted(entry.name for entry in root.iterdir() if _is_class(entry)))
     photos = []
     for index, name in enumerate(classes):
         found = photographs(root / name)
@@ -115,6 +116,19 @@ def read_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     if len(classes) < 2:
         raise DataError(f"{root.name} needs folders of two or more classes; it has {len(classes)}")
     return photos, classes
+
+
+def _is_class(folder: Path) -> bool:
+    """Systems and notebooks leave folders of their own: .ipynb_checkpoints, __MACOSX."""
+    return folder.is_dir() and not folder.name.startswith((".", "__"))
+
+
+def _read(path: Path) -> Image:
+    """A photograph; errors name its folder too, for each class may have a 1.jpg."""
+    try:
+        return read_image(path)
+    except ImageError as error:
+        raise ImageError(f"{path.parent.name}/{error}") from error
 
 
 class PhotoDataset:
@@ -145,7 +159,7 @@ class PhotoDataset:
         """Image uint8 [H, W, 3] and the number of its class."""
         index, seed = key
         path, number = self._photos[index]
-        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+        image = torch.from_numpy(_read(path)).permute(2, 0, 1)
         with torch.random.fork_rng(devices=()):  # torchvision draws from torch's own numbers
             torch.manual_seed(seed)
             view = self._views(image)

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset, Sampler
 
 from heads.codec import HeatmapCodec
 from heads.geometry import Size, clip_box
-from heads.image import read_image
+from heads.image import Image, read_image
 from heads.skeleton import Skeleton
 from models.errors import SpecError
-from training.annotations import read_coco
+from training.annotations import is_of, read_coco
 from training.augment import Augmentation
 from training.doctor import examine
 from training.errors import DataError
@@ -40,10 +40,12 @@ log = logging.getLogger(__name__)
 class Sample:
     """One person to train on.
 
-    keypoints: [K, 2] pixels of the photograph.  weights: [K], 0 not labelled to 1 sure.
+    image_size: (height, width) of the photograph that the labels are of.
+    keypoints: [K, 2] pixels of it.  weights: [K], 0 not labelled to 1 sure.
     """
 
     path: Path
+    image_size: Size
     box_xywh: tuple[float, float, float, float]
     keypoints: FloatArray
     weights: FloatArray
@@ -103,7 +105,7 @@ def read_samples(
     for entry in content["annotations"]:
         if not isinstance(entry, dict):
             raise DataError(f"{annotations.name}: an annotation has no fields: {entry!r}")
-        if entry.get("category_id", category.get("id")) != category.get("id"):
+        if not is_of(entry, category.get("id")):
             continue
         unlabelled = entry.get("num_keypoints") == 0 or not entry.get("keypoints")
         if entry.get("iscrowd") or unlabelled or not entry.get("primary", 1):
@@ -178,7 +180,19 @@ def _sample(
     if not np.isfinite(np.array(entry["bbox"], np.float64)).all():
         raise DataError(f"{where} needs a finite box; got {entry['bbox']}")
     weights = sure.clip(0, 1) * (keypoints[:, 2] > 0)
-    return Sample(images / file_name, box, keypoints[:, :2], weights, str(entry.get("source", "")))
+    source = str(entry.get("source", ""))
+    return Sample(images / file_name, image_size, box, keypoints[:, :2], weights, source)
+
+
+def read_labelled(path: Path, size: Size) -> Image:
+    """A photograph; DataError where it has another size (height, width) than its labels are for."""
+    image = read_image(path)
+    if image.shape[:2] != size:
+        raise DataError(
+            f"{path.name} is {image.shape[1]} x {image.shape[0]} pixels, its labels are of "
+            f"{size[1]} x {size[0]}"
+        )
+    return image
 
 
 def check_images(samples: Iterable[Sample]) -> None:
@@ -211,7 +225,7 @@ class PoseDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         index, seed = key
         sample = self._samples[index]
         crop, points, weights = self._augmentation.apply(
-            read_image(sample.path),
+            read_labelled(sample.path, sample.image_size),
             sample.box_xywh,
             sample.keypoints,
             sample.weights,
@@ -249,6 +263,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._chances = chances / chances.sum()
         self._each_once = count == 0
         self._count = count or len(chances)
+        if self._count < workers:
+            raise DataError(f"{workers} processes cannot share an epoch of {self._count} samples")
         self._seed = seed
         self._batch, self._rank, self._workers = batch, rank, workers
         self.epoch = 0

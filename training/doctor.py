@@ -25,7 +25,7 @@ from training.advice import (
     flip_pairs,
     given_fields,
 )
-from training.annotations import read_coco
+from training.annotations import is_of, read_coco
 from training.checks import check_entries, check_images
 from training.errors import DataError
 from training.findings import Finding, Findings, Labelled
@@ -174,4 +174,4 @@ def _skeleton(
 
 def _is_of(entry: Any, category: Mapping[str, Any]) -> bool:
     mine = category.get("id")
-    return not isinstance(entry, dict) or entry.get("category_id", mine) == mine
+    return not isinstance(entry, dict) or is_of(entry, mine)

@@ -29,11 +29,13 @@ from pydantic import (
 )
 
 from heads.files import write_whole
+from heads.geometry import Size
 from heads.image import read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
 from training import metrics
-from training.annotations import Annotations, Box, checked, load_detections
+from training.annotations import Annotations, Box, Id, checked, load_detections
+from training.checks import has_area
 from training.errors import AnnotationError
 
 BoxesFrom = Literal["gt", "detector"]
@@ -45,6 +47,7 @@ Result = dict[str, Any]
 ann_id where the annotated person's box was given."""
 
 _NOBODY: Result = {"score": -np.inf}
+_MEDIUM, _LARGE = (32.0**2, 96.0**2), (96.0**2, 1e10)
 _MAX_PEOPLE = 20  # the official measure counts so many answers a photograph
 
 
@@ -92,11 +95,11 @@ class Scores(BaseModel):
 
 
 class _Answer(BaseModel):
-    image_id: int
+    image_id: Id
     category_id: int
     keypoints: list[FiniteFloat]
     score: FiniteFloat
-    ann_id: int | None = None
+    ann_id: Id | None = None
 
 
 _ANSWERS = TypeAdapter(list[_Answer])
@@ -117,8 +120,10 @@ def predict_all(
         whose scores multiply the people's.
     follow: wraps the list of images, to show progress.
     read: makes of a file what `predict` takes.
-    Raises AnnotationError before anything is predicted where photographs are missing, and where no
-    box of a file is of any of them.
+    Boxes of a file of which no more than a pixel lies in the photograph hold nobody.
+    Raises AnnotationError for an annotated box like that, for a photograph of another size than is
+    annotated, and before anything is predicted where photographs are missing, and where no box of a
+    file is of any of them.
     """
     if missing := [i for i in annotations.images if not (images / i["file_name"]).is_file()]:
         raise AnnotationError(
@@ -129,9 +134,20 @@ def predict_all(
     if isinstance(boxes, Path) and not any(i["id"] in given for i in annotations.images):
         raise AnnotationError(f"{boxes.name} has no box in any photograph of {annotations.name}")
     results: list[Result] = []
+    if boxes == "gt":
+        for entry in annotations.images:
+            if (size := _annotated_size(entry)) is not None:
+                _check_boxes(annotations, entry, size)
     for entry in follow(annotations.images):
         image = read(images / entry["file_name"])
+        size = (image.shape[0], image.shape[1])
+        if _annotated_size(entry) not in (None, size):
+            raise AnnotationError(
+                f"{entry['file_name']} is {size[1]} x {size[0]} pixels, annotated as "
+                f"{entry['width']} x {entry['height']}"
+            )
         if boxes == "gt":
+            _check_boxes(annotations, entry, size)
             people = annotations.people(entry["id"])
             if not people:
                 continue
@@ -140,7 +156,8 @@ def predict_all(
                 results.append(_result(annotations, entry, person, person.score))
                 results[-1]["ann_id"] = annotation["id"]
         elif isinstance(boxes, Path):
-            detections = given.get(entry["id"], [])
+            found = given.get(entry["id"], [])
+            detections = [(box, value) for box, value in found if has_area(box, size)]
             if not detections:
                 continue
             answers = predict(image, [box for box, _ in detections])
@@ -150,6 +167,21 @@ def predict_all(
             for person in predict(image, None):
                 results.append(_result(annotations, entry, person, person.score))
     return results
+
+
+def _annotated_size(entry: Mapping[str, Any]) -> Size | None:
+    """(height, width), where both are known."""
+    height, width = entry["height"], entry["width"]
+    return None if None in (height, width) else (height, width)
+
+
+def _check_boxes(annotations: Annotations, entry: Mapping[str, Any], size: Size) -> None:
+    for person in annotations.people(entry["id"]):
+        if not has_area(person["bbox"], size):
+            raise AnnotationError(
+                f"{annotations.name}, annotation {person['id']}: no more than a pixel of the box "
+                f"{list(person['bbox'])} lies in {entry['file_name']}, {size[1]} x {size[0]} pixels"
+            )
 
 
 def score(
@@ -247,7 +279,9 @@ def _official(
         "categories": [{"id": annotations.category_id, "name": annotations.skeleton.name}],
     }
     if not results:
-        return np.zeros(10)
+        return _nothing_found(
+            [a["area"] for a in people if a["num_keypoints"] and not a["iscrowd"]]
+        )
     plain = [{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it works
         coco = COCO()
@@ -263,10 +297,17 @@ def _official(
     return np.asarray(measure.stats, dtype=np.float64)
 
 
+def _nothing_found(areas: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Those ten numbers where there are no answers, which pycocotools does not read."""
+    medium, large = (any(low <= a <= high for a in areas) for low, high in (_MEDIUM, _LARGE))
+    there = [bool(areas)] * 3 + [medium, large]
+    return np.where(there * 2, 0.0, -1.0)
+
+
 def _distances(annotations: Annotations, results: Sequence[Result]) -> list[metrics.Distances]:
     """How far each annotated person's answer is off."""
     count = len(annotations.skeleton.keypoints)
-    by_image: dict[int, list[Result]] = {}
+    by_image: dict[Id, list[Result]] = {}
     for result in results:
         by_image.setdefault(result["image_id"], []).append(result)
     named = _best_by_person(results)
@@ -287,9 +328,9 @@ def _distances(annotations: Annotations, results: Sequence[Result]) -> list[metr
     return people
 
 
-def _best_by_person(results: Sequence[Result]) -> dict[int, Result]:
+def _best_by_person(results: Sequence[Result]) -> dict[Id, Result]:
     """The best answer for each person whom answers name by ann_id; of equals the first."""
-    best: dict[int, Result] = {}
+    best: dict[Id, Result] = {}
     for result in results:
         person = result["ann_id"]
         if person is not None and result["score"] > best.get(person, _NOBODY)["score"]:

@@ -28,7 +28,7 @@ from heads.person import Person
 from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
 from training.annotations import Box, checked, read_json
-from training.checks import BOX_AREA_SHARE, SLACK_PX
+from training.checks import BOX_AREA_SHARE, SLACK_PX, has_area
 from training.errors import AnnotationError, DataError
 
 SURE, UNSURE = 0.3, 0.2
@@ -249,17 +249,12 @@ def _people(
     size = (image.shape[0], image.shape[1])
     if boxes is None:
         people = predict(image, None)
-        usable = [person for person in people if _has_area(person.box_xywh, size)]
+        usable = [person for person in people if has_area(person.box_xywh, size)]
         left_out[NO_AREA] += len(people) - len(usable)
         return usable
-    given = [box for box in boxes if _has_area(box, size)]
+    given = [box for box in boxes if has_area(box, size)]
     left_out[NO_AREA] += len(boxes) - len(given)
     return predict(image, given) if given else []
-
-
-def _has_area(box: Box, size: Size) -> bool:
-    """In the image, as training asks for."""
-    return min(clip_box(box, size)[2:]) > 1
 
 
 def _annotation(person: Person, size: Size, box_was_given: bool) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What a run says while it goes: a line of the terminal, log.jsonl, TensorBoard, pictures."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from rich.progress import Progress as ProgressBar
 
 from heads.image import Image, encode_image
 from models.extras import install
-from training.errors import RecipeError
+from training.errors import RecipeError, StateError
 from training.state import Progress
 
 
@@ -38,9 +40,9 @@ class Log:
             self._events = SummaryWriter(folder / "tensorboard")
 
     def write(self, progress: Progress, **values: float | str) -> None:
-        """One line of log.jsonl; numbers also for TensorBoard, over the samples seen."""
+        """A line of log.jsonl; numbers also for TensorBoard, over the samples seen. StateError."""
         line = asdict(progress) | {"time": round(time.time(), 1)} | values
-        with (self._folder / "log.jsonl").open("ab+") as file:
+        with _writing(path := self._folder / "log.jsonl"), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # a crash tore the last line
@@ -53,13 +55,21 @@ class Log:
             self._events.flush()
 
     def picture(self, progress: Progress, image: Image) -> None:
-        """A picture of the epoch that was just done, as a JPEG in the folder `pictures`."""
-        folder = self._folder / "pictures"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"epoch_{progress.epoch:03}.jpg"
-        path.write_bytes(encode_image(image, "jpeg"))
+        """A JPEG in `pictures`, of the epoch that was just done. StateError."""
+        path = self._folder / "pictures" / f"epoch_{progress.epoch:03}.jpg"
+        with _writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode_image(image, "jpeg"))
         if self._events is not None:
             self._events.add_image("validation", image, progress.crops, dataformats="HWC")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def bar(progress: Progress, epochs: int, steps: int, shown: bool) -> ProgressBar:

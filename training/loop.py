@@ -9,6 +9,7 @@ bits as one that was never stopped.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,21 +19,22 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heads.checkpoint import load_checkpoint, save_checkpoint
 from heads.load import load
 from heads.network import Maps, Network, build, input_tensor
 from heads.spec import Provenance
+from models.errors import HrposeError
 from models.weights import load_strict, load_weights, read_state, rename
 from training.data import EpochSampler
-from training.errors import TrainingDiverged
+from training.errors import DataError, StateError, TrainingDiverged
 from training.log import Log, bar
 from training.precision import arithmetic
 from training.recipe import Optimisation, Recipe
 from training.schedule import base_rate, make_optimizer, rate, take_up
-from training.state import Progress, StateFile
-from training.task import Measured, Task, make_task
+from training.state import Progress, StateFile, learned
+from training.task import Measured, Samples, Task, make_task
 from training.workers import Workers
 
 T = TypeVar("T")
@@ -57,7 +59,10 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
 def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers: Workers) -> Path:
     how, watch = recipe.optimisation, recipe.watch
     folder = runs / recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{folder} cannot be made: {error.strerror}") from error
     torch.manual_seed(how.seed)
     if how.threads:
         torch.set_num_threads(how.threads)
@@ -67,7 +72,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
         task.chances, how.samples_per_epoch, how.seed, how.batch, workers.rank, workers.count
     )
     network = build(task.spec).to(memory_format=torch.channels_last)
-    states = StateFile(folder, recipe, watch.keep, workers.count)
+    states = StateFile(folder, recipe, watch.keep, workers.count, learned(task.spec))
     if states.newest is None:
         _start_from(network, recipe)
     network.to(workers.device)
@@ -98,7 +103,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
         sampler.epoch, sampler.skip = progress.epoch, progress.step * how.batch * workers.count
         started, before = time.monotonic(), progress.crops
         with bar(progress, how.epochs, batches, workers.first) as line:
-            for group in _groups(_loader(task, sampler, how), how.accumulate):
+            for group in _groups(_batches(task, sampler, how), how.accumulate):
                 loss = torch.zeros((), device=workers.device)  # the mean of the group's
                 for number, (images, *targets) in enumerate(group, start=1):
                     progress.step += 1
@@ -179,17 +184,46 @@ def _state_of(init: str) -> dict[str, Tensor]:
     return load(init).state_dict()
 
 
-def _loader(task: Task, sampler: EpochSampler, how: Optimisation) -> DataLoader[Any]:
-    """Batches of an epoch; a generator of its own leaves the run's random state alone."""
-    samples: Any = task.samples
-    return DataLoader(
-        samples,
+@dataclass(frozen=True)
+class _Refused:
+    """In the place of samples that cannot be made: why. Raised by a worker it would be a page."""
+
+    reason: str
+
+
+class _Careful(Dataset[Any]):
+    """Samples, or why one cannot be made."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            return self._samples[key]
+        except HrposeError as error:
+            return _Refused(str(error))
+
+
+def _collated(samples: list[Any]) -> Any:
+    refused = next((sample for sample in samples if isinstance(sample, _Refused)), None)
+    return default_collate(samples) if refused is None else refused
+
+
+def _batches(task: Task, sampler: EpochSampler, how: Optimisation) -> Iterator[list[Tensor]]:
+    """Those of an epoch; DataError says what keeps a sample from being made."""
+    loader = DataLoader(
+        _Careful(task.samples),
         how.batch,
         sampler=sampler,
         num_workers=how.workers,
+        collate_fn=_collated,
         pin_memory=how.device != "cpu",
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # the run's own random state is left alone
     )
+    for batch in loader:
+        if isinstance(batch, _Refused):
+            raise DataError(batch.reason)
+        yield batch
 
 
 def _groups(batches: Iterable[T], count: int) -> Iterator[list[T]]:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from heads.draw import draw_people, grid
-from heads.geometry import Crop, clip_box, flip_points
+from heads.geometry import Crop, Size, clip_box, flip_points
 from heads.image import Image, read_image, warp
 from heads.network import Maps, Network
 from heads.person import Person
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec
+from training.annotations import is_of
 from training.answers import answers
 from training.augment import recoloured
-from training.data import read_keypoints, read_together
+from training.data import read_keypoints, read_labelled, read_together
 from training.errors import DataError
 from training.evaluate import predict_all, score
 from training.findings import Sound
@@ -43,11 +44,13 @@ NAMES = (
 class Photo:
     """A photograph and everybody in it.
 
+    size: (height, width) that the labels are of.
     points: [P, K, 2] pixels.  weights: [P, K], 0 not labelled to 1 sure.  boxes_xyxy: [P, 4].
     crowds_xyxy: [Q, 4], where people are that nobody counted.
     """
 
     path: Path
+    size: Size
     points: FloatArray
     weights: FloatArray
     boxes_xyxy: FloatArray
@@ -134,7 +137,7 @@ def read_photos(
     try:
         entries: dict[Any, list[Mapping[str, Any]]] = {i["id"]: [] for i in content["images"]}
         for entry in content["annotations"]:
-            if entry.get("category_id", category.get("id")) == category.get("id"):
+            if is_of(entry, category.get("id")):
                 entries[entry["image_id"]].append(entry)
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{annotations.name}: an entry cannot be read: {error!r}") from error
@@ -178,6 +181,7 @@ def _photo(
             weights.append(sure.clip(0, 1) * (keypoints[:, 2] > 0))
     return Photo(
         images / image["file_name"],
+        (image["height"], image["width"]),
         np.array(points, np.float32).reshape(-1, count, 2),
         np.array(weights, np.float32).reshape(-1, count),
         np.array(boxes, np.float32).reshape(-1, 4),
@@ -201,7 +205,7 @@ class PeopleDataset:
         """Image uint8 [H, W, 3], then the targets of `NAMES`, float32 [., h, w]."""
         index, seed = key
         photo, rng = self._photos[index], np.random.default_rng(seed)
-        image = read_image(photo.path)
+        image = read_labelled(photo.path, photo.size)
         size = self._spec.input_size
         crop = self._view((image.shape[0], image.shape[1]), rng)
         mirrored = rng.random() < self._views.flip

@@ -46,6 +46,9 @@ READ_BY: dict[str, tuple[Task, ...]] = {
     "data.weights": ("pose",),
     "data.skip_bad": ("pose", "people"),
     "data.classes": ("segment",),
+    **dict.fromkeys(("data.train_images", "data.val_images"), ("pose", "people", "segment")),
+    **dict.fromkeys(("network.alignment", "network.codec"), ("pose",)),
+    "network.threshold": ("pose", "people"),
     **dict.fromkeys(("views.flip", "views.colour"), ("pose", "people", "segment")),
     **dict.fromkeys(("views.scale", "views.rotation_deg", "views.shift"), ("pose", "people")),
     **dict.fromkeys(("views.half_body", "views.upright", "views.blur", "views.dropout"), ("pose",)),
@@ -294,24 +297,30 @@ class Recipe(_Part):
         return [*tables, *keys]
 
     def spec(self, *, skeleton: Skeleton = COCO_17, classes: tuple[str, ...] = ()) -> NetworkSpec:
-        """The description of the network that the run makes; what it answers in is the data's."""
+        """The description of the network that the run makes; what it answers in is the data's.
+
+        RecipeError where there can be none.
+        """
         height, width = self.network.input_size
-        return NetworkSpec(
-            name=self.name,
-            task=self.task,
-            backbone=self.network.backbone,
-            head=self.network.head,
-            neck=self.network.neck,
-            input_size=self.network.input_size,
-            normalisation=self.network.normalisation,
-            alignment=self.network.alignment,
-            codec=self.network.codec,
-            view=View(short_side=min(height, width), max_long=2 * max(height, width)),
-            center_share=0.875 if self.task == "classify" else 1.0,
-            threshold=self.network.threshold,
-            skeleton=skeleton,
-            classes=classes,
-        )
+        try:
+            return NetworkSpec(
+                name=self.name,
+                task=self.task,
+                backbone=self.network.backbone,
+                head=self.network.head,
+                neck=self.network.neck,
+                input_size=self.network.input_size,
+                normalisation=self.network.normalisation,
+                alignment=self.network.alignment,
+                codec=self.network.codec,
+                view=View(short_side=min(height, width), max_long=2 * max(height, width)),
+                center_share=0.875 if self.task == "classify" else 1.0,
+                threshold=self.network.threshold,
+                skeleton=skeleton,
+                classes=classes,
+            )
+        except ValidationError as error:
+            raise RecipeError(f"network: {error.errors()[0]['msg']}") from error
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -329,11 +338,16 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(content, change)
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"{path.name}, {key or 'recipe'}: {first['msg']}") from error
+        hint = f"; write --set '{key}=\"...\"'" * (first["type"] == "string_type")
+        raise RecipeError(f"{path.name}, {key or 'recipe'}: {first['msg']}{hint}") from error
+    # Before any data is read, and so with classes of nobody's.
+    some = recipe.data.classes or ("one", "other")
+    recipe.spec(classes=some if recipe.task in ("classify", "segment") else ())
+    return recipe
 
 
 def _apply(content: dict[str, Any], change: str) -> None:

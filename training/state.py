@@ -6,12 +6,15 @@ import pickle  # nosec B403 # only its error is named; torch loads with weights_
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from heads.spec import NetworkSpec
 from training.errors import StateError
 from training.recipe import Recipe
 
@@ -49,11 +52,20 @@ class StateFile:
     """`state.pt` in a run's folder, and before it `state.1.pt`, `state.2.pt` ..., older and older.
 
     keep: so many files in all.  processes: of the run, which a resume must have as many of.
+    learned: what the answers mean, see `learned`; a resume must find the same.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, keep: int, processes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        keep: int,
+        processes: int = 1,
+        learned: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    ) -> None:
         self._paths = [folder / ("state.pt" if i == 0 else f"state.{i}.pt") for i in range(keep)]
         self._identity = identity(recipe)
+        self._learned = json.loads(json.dumps(dict(learned)))
         self._processes = processes
 
     @property
@@ -70,6 +82,7 @@ class StateFile:
         content["progress"] = asdict(progress)
         content["rng"] = torch.get_rng_state()
         content["recipe"] = json.dumps(self._identity)
+        content["learned"] = json.dumps(self._learned)
         content["processes"] = self._processes
         temporary = self._paths[0].with_suffix(".part")
         try:
@@ -93,12 +106,19 @@ class StateFile:
         try:
             content = _read(path)
             before, processes = _fixed(json.loads(content["recipe"])), content.get("processes")
+            learned = json.loads(content.get("learned", "{}"))  # earlier versions say nothing
         except UNREADABLE as error:
             raise self._unreadable(path) from error
         if before != self._identity:
             raise StateError(
                 f"{path} is of another recipe; give this one another name, or delete the folder"
             )
+        for what, values in learned.items():
+            if values != self._learned.get(what, values):
+                raise StateError(
+                    f"{path} is of the {what} {_listed(values)}; the data now has "
+                    f"{_listed(self._learned[what])}: give the recipe another name"
+                )
         if processes not in (None, self._processes):
             raise StateError(
                 f"{path} is of a run of {processes} processes, this one has {self._processes}: "
@@ -126,6 +146,20 @@ def _read(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"{damaged} is not what was written")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
+
+
+def learned(spec: NetworkSpec) -> dict[str, Sequence[Any]]:
+    """What a network's answers mean, which is the data's and not the recipe's."""
+    skeleton = spec.skeleton
+    return {
+        "keypoints": skeleton.keypoints,
+        "flip pairs": skeleton.flip_pairs,
+        "classes": spec.classes,
+    }
+
+
+def _listed(values: Sequence[Any], most: int = 20) -> str:
+    return ", ".join(map(str, values[:most])) + ", ..." * (len(values) > most)
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:

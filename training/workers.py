@@ -49,6 +49,11 @@ class Workers:
             )
         if count > 1 and chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise WorkersError(
+                f"there is no {chosen} here, CUDA sees {torch.cuda.device_count()} GPUs; on a "
+                "processor: --set optimisation.device=cpu"
+            )
         if chosen.index is not None:
             torch.cuda.set_device(chosen)
         if count == 1:

@@ -186,3 +186,15 @@ def test_how_often_somebody_is_stood_up() -> None:
         _, moved, _ = views(upright=0.75).apply(image, LYING_BOX, points, ONES, rng)
         stood += bool(abs(moved[5, 0] - moved[11, 0]) < abs(moved[5, 1] - moved[11, 1]))
     assert 130 <= stood <= 170
+
+
+def test_where_one_half_has_too_few_labels_the_other_is_shown() -> None:
+    image, points = photograph()
+    weights = ONES.copy()
+    weights[11:15] = 0  # two are left of the legs
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        _, moved, _ = views(half_body=1.0).apply(image, BOX, points, weights, rng)
+        assert ((moved[:11] > 0) & (moved[:11] < SIZE[::-1])).all()
+        scale = np.linalg.norm(moved[5] - moved[6]) / np.linalg.norm(points[5] - points[6])
+        assert scale > 1.05 * Crop.around(BOX, SIZE).scale

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heads.checkpoint import read_spec
+from heads.errors import ImageError
 from heads.image import encode_image
 from heads.load import load
 from heads.network import Network, build
@@ -161,3 +162,18 @@ def test_an_answer_that_is_not_finite_is_no_measure(data: Path) -> None:
         next(iter(network.head.parameters())).fill_(np.nan)
     with pytest.raises(TrainingDiverged, match="shapes answers what is not finite"):
         task.validate(network)
+
+
+def test_folders_of_systems_and_notebooks_are_no_classes(tmp_path: Path) -> None:
+    write_shapes(tmp_path, 1, 0)
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert read_folders(tmp_path)[1] == ("across", "upright")
+
+
+def test_a_photograph_that_cannot_be_read_is_named_with_its_class(tmp_path: Path) -> None:
+    write_shapes(tmp_path, 1, 0)
+    (tmp_path / "upright" / "0.png").write_bytes(b"what")
+    samples = PhotoDataset(read_folders(tmp_path)[0], (32, 32), ImageViews())
+    with pytest.raises(ImageError, match=r"^upright/0\.png: not an image"):
+        samples[1, 0]

@@ -322,7 +322,7 @@ def test_the_projects_own_training_data(shared: Path) -> None:
 
 def test_a_source_that_nobody_is_of_is_refused() -> None:
     samples = [
-        Sample(Path("a"), (0, 0, 9, 9), np.zeros((1, 2), "f4"), np.zeros(1, "f4"), source)
+        Sample(Path("a"), (9, 9), (0, 0, 9, 9), np.zeros((1, 2), "f4"), np.zeros(1, "f4"), source)
         for source in ("coco", "lspet", "")
     ]
     assert chances_of(samples, {"lspet": 2.0}).tolist() == [1.0, 2.0, 1.0]

@@ -210,3 +210,16 @@ def test_an_image_that_exif_turns_is_measured_upright(people: Path) -> None:
     sideways = problems(changed(people, image(width=96, height=72)), people.parent)
     assert sideways.errors[0].kind == "image-size"
     assert "before EXIF turned it" in sideways.errors[0].reason
+
+
+def test_a_crowd_needs_a_box(people: Path) -> None:
+    """What counts as nobody's fault is known by it, in training and in evaluation."""
+
+    def add(content: Content) -> None:
+        crowd = {**content["annotations"][0], "id": 99, "iscrowd": 1}
+        del crowd["bbox"]
+        content["annotations"].append(crowd)
+
+    changed(people, add)
+    (finding,) = problems(people, people.parent).errors
+    assert (finding.kind, finding.annotation) == ("box", 99)

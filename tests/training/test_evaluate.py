@@ -20,6 +20,7 @@ from heads.skeleton import COCO_17, Skeleton
 from training.annotations import (
     Annotations,
     Box,
+    Id,
     load_annotations,
     load_detections,
 )
@@ -96,7 +97,7 @@ def without_ids(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "ann_id"} for r in results]
 
 
-def truth_of(annotations: Annotations, image: int) -> list[Person]:
+def truth_of(annotations: Annotations, image: Id) -> list[Person]:
     people = annotations.people(image)
     return [
         Person(
@@ -238,10 +239,14 @@ def test_crowds_and_people_without_labels_cost_nothing_with_annotated_boxes(fold
     assert scores.people == 3
 
 
-def test_an_area_of_0_stands_for_none(folder: Path) -> None:
+@pytest.mark.parametrize("area", [0, -5, None, "large", float("nan"), "missing"])
+def test_an_area_that_says_nothing_stands_for_none(folder: Path, area: Any) -> None:
     def no_area(content: Any) -> None:
+        content["categories"][0] |= {"name": None, "skeleton": None}
         for a in content["annotations"]:
-            a["area"] = 0
+            a["area"] = area
+            if area == "missing":
+                del a["area"]
 
     annotations = load_annotations(changed(folder, no_area))
     results = predict_all(
@@ -354,10 +359,8 @@ def test_a_short_keypoint_list_is_refused_with_its_id(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["annotations"][1].pop("area"), "annotation 2: area: Field required"),
         (lambda c: c["annotations"][1].pop("bbox"), "annotation 2: bbox: Field required"),
         (lambda c: c["annotations"][1].pop("image_id"), "annotation 2: image_id: Field required"),
-        (lambda c: c["annotations"][1].update(area=-1), "annotation 2: area: .*greater than"),
         (lambda c: c["annotations"][1].update(id=1), "more than one annotation with id 1"),
         (lambda c: c["annotations"].append(3), r"annotations\.3: .*dictionary"),
         (lambda c: c["images"][1].pop("id"), r"images\.1\.id: Field required"),
@@ -437,3 +440,78 @@ def test_results_are_written_whole(folder: Path) -> None:
 def test_a_network_whose_name_looks_like_a_path_writes_where_it_is_told() -> None:
     assert results_name("hrnet_w32", "data/boxes.json") == "hrnet_w32.boxes.json"
     assert results_name("../../etc/x", "gt") == ".._.._etc_x.gt.json"
+
+
+def test_photographs_may_have_names_for_ids(folder: Path) -> None:
+    def rename(content: Any) -> None:
+        for entry in content["images"]:
+            entry["id"] = f"photo {entry['id']}"
+        for entry in content["annotations"]:
+            entry |= {"id": f"person {entry['id']}", "image_id": f"photo {entry['image_id']}"}
+
+    annotations = load_annotations(changed(folder, rename))
+    for boxes in ("gt", "detector"):
+        results = predict_all(
+            annotations, folder, lambda i, _: truth_of(annotations, f"photo {i[0, 0, 0]}"), boxes
+        )
+        assert score(annotations, results).ap == pytest.approx(1)
+
+
+def test_labels_are_counted_whatever_is_claimed(folder: Path) -> None:
+    def claim(content: Any) -> None:
+        content["annotations"][0] |= {"num_keypoints": 5, "keypoints": [0.0] * 51}
+        content["annotations"][1]["num_keypoints"] = 0
+
+    annotations = load_annotations(changed(folder, claim))
+    assert [a["num_keypoints"] for a in annotations.annotations] == [0, 17, 17]
+
+
+def test_a_photograph_of_another_size_than_is_annotated_is_refused(folder: Path) -> None:
+    annotations = load_annotations(changed(folder, lambda c: c["images"][1].update(width=100)))
+    with pytest.raises(AnnotationError, match=r"8\.png is 200 x 120 pixels, annotated as 100 x"):
+        predict_all(annotations, folder, lambda *_: [], "detector")
+
+
+@pytest.mark.parametrize("box", [[300, 10, 40, 100], [10, 10, 0, 0], [60, 10, 0.5, 100]])
+@pytest.mark.parametrize("known", [True, False])
+def test_an_annotated_box_without_area_is_named(
+    folder: Path, box: list[float], known: bool
+) -> None:
+    def change(content: Any) -> None:
+        content["annotations"][2]["bbox"] = box
+        if not known:
+            for entry in content["images"]:
+                del entry["width"], entry["height"]
+
+    annotations = load_annotations(changed(folder, change))
+    asked: list[int] = []
+
+    def predict(image: Any, boxes: Any) -> list[Person]:
+        asked.append(len(boxes))
+        return truth_of(annotations, int(image[0, 0, 0]))
+
+    with pytest.raises(AnnotationError, match=r"changed\.json, annotation 3: .* lies in 8\.png"):
+        predict_all(annotations, folder, predict, "gt")
+    assert asked == ([] if known else [2])  # where it can be known, before anything is predicted
+
+
+def test_detected_boxes_of_nobody_are_left_out(folder: Path) -> None:
+    annotations = load_annotations(folder / "people.json")
+    boxes = [[10, 10, 40, 100], [300, 10, 40, 100], [120, 10, 0.2, 0.2]]
+    found = [{"image_id": 7, "bbox": box, "score": 0.5} for box in boxes]
+    (folder / "found.json").write_text(json.dumps(found))
+    given: list[Any] = []
+
+    def predict(_: Any, boxes: Any) -> list[Person]:
+        given.extend(boxes)
+        return truth_of(annotations, 7)[: len(boxes)]
+
+    predict_all(annotations, folder, predict, folder / "found.json")
+    assert given == [(10, 10, 40, 100)]
+
+
+def test_no_answers_are_worth_nothing_where_somebody_is(folder: Path) -> None:
+    """All are 2100 square pixels, of medium size: large people cannot be measured."""
+    scores = score(load_annotations(folder / "people.json"), [])
+    assert (scores.ap, scores.ap_medium, scores.ap_large) == (0, 0, -1)
+    assert (scores.ar, scores.ar_medium, scores.ar_large) == (0, 0, -1)

@@ -477,3 +477,58 @@ def test_a_network_that_is_broken_is_not_saved(
     with pytest.raises(TrainingDiverged, match=r"backbone\..* is not finite any more"):
         train(recipe_of(data, "optimisation.samples_per_epoch=4"), data, tmp_path)
     assert not list((tmp_path / "tiny").glob("*.pt"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photograph_that_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, workers: int
+) -> None:
+    write_dataset(tmp_path, 3)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "2.png").write_bytes(b"what")
+    with pytest.raises(DataError) as caught:
+        train(recipe_of(tmp_path, f"optimisation.workers={workers}"), tmp_path, tmp_path / "runs")
+    assert str(caught.value).startswith("2.png: not an image")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_photograph_of_another_size_than_its_labels_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 3)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+
+    changed(tmp_path / "people.json", lambda content: content["images"][0].update(width=4000))
+    with pytest.raises(DataError, match=r"1\.png is \d+ x \d+ pixels, its labels are of 4000 x"):
+        train(recipe_of(tmp_path, "optimisation.samples_per_epoch=0"), tmp_path, tmp_path / "runs")
+
+
+def test_a_run_does_not_go_on_with_other_keypoints(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path / "runs")
+    for file in data.glob("*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+
+    def rename(content: dict[str, Any]) -> None:
+        names = content["categories"][0]["keypoints"]
+        names[0], names[1] = names[1], names[0]
+
+    changed(tmp_path / "people.json", rename)
+    with pytest.raises(StateError, match=r"is of the keypoints nose, left_eye.*; the data now has"):
+        train(recipe_of(data, "optimisation.epochs=2"), tmp_path, tmp_path / "runs")
+
+
+def test_a_full_disk_at_the_log_is_said_with_its_name(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StateError, match=r"log\.jsonl cannot be written: No space left"):
+        train(recipe_of(data), data, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="tiny cannot be made: Not a directory"):
+        train(recipe_of(data), data, tmp_path / "file")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_said_before_data_is_read(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(HrposeError, match=r"there is no cuda(:7)? here.*device=cpu"):
+        train(recipe_of(data, f"optimisation.device={device}"), tmp_path / "nowhere", tmp_path)

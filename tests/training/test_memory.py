@@ -30,7 +30,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         path.write_bytes(encode_image(blocks.repeat(40, axis=0).repeat(40, axis=1)))
         points = rng.uniform((100, 50), (200, 300), (17, 2)).astype(np.float32)
         box = (100.0, 50.0, 100.0, 250.0)
-        samples.append(Sample(path, box, points, np.ones(17, np.float32), ""))
+        samples.append(Sample(path, SIZE, box, points, np.ones(17, np.float32), ""))
     return samples
 
 

@@ -187,6 +187,10 @@ def test_files_that_are_no_toml_are_refused_by_name(tmp_path: Path, content: byt
         ("resnet50_imagenet", "data.skip_bad=true"),
         ("hrnet_w48_cityscapes", "image_views.mixup=0.2"),
         ("hrnet_w18_small", "optimisation.region_loss=dice"),
+        ("people_hrnet_v2p", "network.alignment=legacy"),
+        ("people_hrnet_v2p", "network.codec={ sigma = 9.0 }"),
+        ("resnet50_imagenet", "network.threshold=0.9"),
+        ("resnet50_imagenet", "data.train_images=photos"),
     ],
 )
 def test_a_key_that_the_task_does_not_read_is_refused(recipe: str, change: str) -> None:
@@ -194,3 +198,22 @@ def test_a_key_that_the_task_does_not_read_is_refused(recipe: str, change: str) 
     changes = [change, "optimisation.samples_per_epoch=100"]
     with pytest.raises(RecipeError, match=r"(\w+\.)?\w+ is read by [a-z, ]+; this learns \w+"):
         read_recipe(path, changes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("people_hrnet_v2p", "network.head={ kind = 'center', boxes = false }"),
+        ("hrnet_w18_small", "network.input_size=[8192, 64]"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_data_is_read(recipe: str, change: str) -> None:
+    with pytest.raises(RecipeError, match="network: "):
+        read_recipe(ROOT / "recipes" / f"{recipe}.toml", [change])
+
+
+@pytest.mark.parametrize("name", ["123", "2024-05-01"])
+def test_a_text_that_looks_like_a_number_is_told_how_to_be_one(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"write --set 'name=\"\.\.\.\"'"):
+        read_recipe(SMALL, [f"name={name}"])
+    assert read_recipe(SMALL, [f'name="{name}"']).name == name

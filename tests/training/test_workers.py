@@ -14,7 +14,7 @@ from torch import distributed
 
 from tests.conftest import ROOT
 from training.data import EpochSampler
-from training.errors import WorkersError
+from training.errors import DataError, WorkersError
 from training.loop import train
 from training.recipe import Optimisation, read_recipe
 from training.schedule import base_rate
@@ -176,6 +176,7 @@ def test_a_process_alone_works_on_the_gpu_that_it_names(monkeypatch: pytest.Monk
     chosen: list[torch.device] = []
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert Workers.join("cuda:1") == Workers(0, 1, torch.device("cuda", 1))
     assert Workers.join("cuda").device == torch.device("cuda")
     assert Workers.join("cpu").device == torch.device("cpu")
@@ -216,3 +217,8 @@ def test_the_last_batches_of_an_epoch_make_a_whole_step(data: Path, tmp_path: Pa
         steps.append(weights_of(tmp_path / name))
     for name, tensor in steps[0].items():
         torch.testing.assert_close(steps[1][name], tensor)
+
+
+def test_more_processes_than_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="4 processes cannot share an epoch of 3 samples"):
+        EpochSampler(np.ones(3, np.float32), 0, 0, batch=2, workers=4)
