@@ -27,10 +27,10 @@ ImageFormat = Literal["jpeg", "png", "webp", "bmp"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """How names of photographs end, in lower case, where a folder is looked through for them."""
 
-# Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
 PNG_DEPTH = 24
 """Where a PNG's header says how many bits a number has."""
 
+# Codes that follow 0xFF in a JPEG and start a frame header: SOF0..SOF15 without DHT, JPG and DAC.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Written as RGB by the decoder itself; OpenCV has no names for the reduced ones.
 _REDUCED = {

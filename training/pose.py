@@ -147,8 +147,9 @@ def read_validation(
 ) -> Annotations:
     """Validation data for a training file's skeleton, whose sigmas it is measured by.
 
-    Finds before the first step what would else end the run after its first epoch. Raises DataError
-    or AnnotationError; skip_bad: see `look_through`.
+    Finds before the first step what would else end the run after its first epoch, all but
+    photographs that cannot be read. Raises DataError or AnnotationError.
+    skip_bad: see `look_through`.
     """
     sound = look_through(annotations, images, skip_bad)
     truth = load_annotations(annotations, sound=sound)

@@ -26,7 +26,8 @@ Mask = npt.NDArray[np.uint8]
 
 PICTURES = 6
 ZOOM = 2.0
-"""A view shows the photograph at between 1 / ZOOM and ZOOM times its size (official HRNet code)."""
+"""A view shows the photograph at between 1 / ZOOM and ZOOM times the size at which the whole of it
+fits, which is how it is looked at later; the official HRNet code scales the photograph itself."""
 
 
 class SegmentTask:
