@@ -78,14 +78,6 @@ def _is_ready(serving: Serving) -> bool:
     return False
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Exports of networks are made once a run of the tests, and not in the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HRPOSE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()

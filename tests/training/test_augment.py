@@ -198,3 +198,26 @@ def test_where_one_half_has_too_few_labels_the_other_is_shown() -> None:
         assert ((moved[:11] > 0) & (moved[:11] < SIZE[::-1])).all()
         scale = np.linalg.norm(moved[5] - moved[6]) / np.linalg.norm(points[5] - points[6])
         assert scale > 1.05 * Crop.around(BOX, SIZE).scale
+
+
+def test_six_views_in_ten_are_turned() -> None:
+    image, points = photograph()
+    plain = views().apply(image, BOX, points, ONES, np.random.default_rng(0))[1]
+    turned = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        moved = views(rotation_deg=40.0).apply(image, BOX, points, ONES, rng)[1]
+        turned += bool(np.abs(moved - plain).max() > 0.01)
+    assert 200 <= turned <= 280
+
+
+def test_half_a_body_has_half_its_size_round_it() -> None:
+    """1.5 times its keypoints' rectangle fills the view, or one of its sides."""
+    image, points = photograph()
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        moved = views(half_body=1.0).apply(image, BOX, points, ONES, rng)[1]
+        shares = [
+            (half.max(axis=0) - half.min(axis=0)) / SIZE[::-1] for half in (moved[:11], moved[11:])
+        ]
+        assert min(abs(share.max() - 1 / 1.5) for share in shares) < 0.02

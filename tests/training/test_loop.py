@@ -532,3 +532,27 @@ def test_a_gpu_that_is_not_there_is_said_before_data_is_read(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(HrposeError, match=r"there is no cuda(:7)? here.*device=cpu"):
         train(recipe_of(data, f"optimisation.device={device}"), tmp_path / "nowhere", tmp_path)
+
+
+def test_the_average_forgets_as_fast_as_the_recipe_says(data: Path, tmp_path: Path) -> None:
+    """It begins with the first step's weights; after the second it has 3 parts of those to 1."""
+    changes = ["optimisation.ema=0.75", "optimisation.save_every_s=1e-9", "watch.keep=4"]
+    train(recipe_of(data, *changes), data, tmp_path)
+    first, last = (
+        torch.load(tmp_path / "tiny" / name, weights_only=True)
+        for name in ("state.2.pt", "state.pt")
+    )
+    assert (first["progress"]["step"], last["progress"]["crops"]) == (1, 8)
+    for name, weight in last["network"].items():
+        expected = 0.75 * first["network"][name] + 0.25 * weight
+        if weight.is_floating_point():
+            torch.testing.assert_close(last["average"][f"module.{name}"], expected)
+
+
+def test_a_worse_epoch_does_not_replace_the_best(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = iter([0.25, 0.5, 0.375])
+    monkeypatch.setattr(PoseTask, "validate", lambda *_: {"ap": next(falling)})
+    best = train(recipe_of(data, "optimisation.epochs=3"), data, tmp_path)
+    assert read_spec(best).provenance.scores == {"AP, annotated boxes, flip test": 0.5}
