@@ -115,7 +115,10 @@ def save_checkpoint(
 
 
 def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes a checkpoint of arrays as they are, packed ones included; whole or not at all."""
+    """Writes a checkpoint of arrays as they are, packed ones included; whole or not at all.
+
+    The same network is the same file, byte for byte.
+    """
     from safetensors.numpy import save
 
     # The format has rows before columns; other orders in memory would be written as they lie.
@@ -123,9 +126,19 @@ def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[
     content = json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})
     metadata = {_KEY: content, _HASH: _hash(ordered)}
     try:
-        write_whole(path, save(ordered, metadata=metadata))
+        write_whole(path, _sorted_metadata(save(ordered, metadata=metadata)))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be written: {error}") from error
+
+
+def _sorted_metadata(file: bytes) -> bytes:
+    """A safetensors file whose metadata the library wrote in an order of chance, in a fixed one."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, file[start:]])
 
 
 def _hash(arrays: Mapping[str, npt.NDArray[Any]]) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
 from heads.errors import CheckpointError
 from heads.network import build
-from heads.spec import BackboneSpec, FuseHead, NetworkSpec, Provenance
+from heads.spec import BackboneSpec, FuseHead, NetworkSpec, Provenance, default_spec
 from models.errors import WeightsError
 
 SPEC = NetworkSpec(
@@ -189,3 +189,17 @@ def test_values_too_large_for_half_precision_stay_as_they_are(tmp_path: Path) ->
     state[name].fill_(1e5)
     save_checkpoint(tmp_path / "half.safetensors", SPEC, state, half=True)
     assert (load_checkpoint(tmp_path / "half.safetensors")[1][name] == 1e5).all()
+
+
+def test_the_same_network_is_the_same_file(tmp_path: Path) -> None:
+    """The library writes two entries of metadata in either order, as it happens."""
+    spec = default_spec("mobilenet_v2+classify")
+    tensors = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(3)}
+    files = set()
+    for _ in range(16):
+        save_checkpoint(tmp_path / "x.safetensors", spec, tensors)
+        files.add((tmp_path / "x.safetensors").read_bytes())
+    assert len(files) == 1
+    kept_spec, kept = load_checkpoint(tmp_path / "x.safetensors")
+    assert kept_spec == spec
+    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
