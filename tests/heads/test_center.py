@@ -35,7 +35,7 @@ def test_thunder_answers_as_the_published_graph(golden: Any) -> None:
     maps = maps_of(network, golden["thunder_input"])
     for name, values in maps.items():
         np.testing.assert_allclose(
-            values[0][:, ::4, ::4], golden[f"thunder_raw_{name}"], atol=1e-3, err_msg=name
+            values[0][:, ::4, ::4], golden[f"thunder_raw_{name}"], atol=5e-4, err_msg=name
         )
     codec = network.spec.center_codec()
     points, scores = codec.decode_single(maps)
@@ -49,7 +49,7 @@ def test_multipose_answers_as_the_published_graph(golden: Any) -> None:
     maps = maps_of(network, golden["multipose_input"])
     for name, values in maps.items():
         np.testing.assert_allclose(
-            values[0][:, ::4, ::4], golden[f"multipose_raw_{name}"], atol=1e-3, err_msg=name
+            values[0][:, ::4, ::4], golden[f"multipose_raw_{name}"], atol=5e-4, err_msg=name
         )
     # The published graph answers six; the file that ships asks its maps for more.
     codec = replace(network.spec.center_codec(), max_people=6)

@@ -173,19 +173,18 @@ def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
     assert share == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-5)
 
 
-def test_every_pixel_gets_the_class_of_its_place() -> None:
-    """Left half class 1, right half class 2, through a letterbox that shrinks and pads."""
-    height, width = 300, 500
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (500, 300)])
+def test_every_pixel_gets_the_class_of_its_place(height: int, width: int) -> None:
+    """Half class 1, half class 2, divided on the border of two cells: not a pixel is wrong."""
     view = Crop.letterbox((height, width), 96, multiple=32, max_long=160)
     h, w = view.input_size[0] // 4, view.input_size[1] // 4
-    half = width / 2 * 96 / height / 4  # cells of the left half
-    logits = np.zeros((3, h, w), np.float32)
-    logits[1, :, : round(half)] = 5
-    logits[2, :, round(half) :] = 5
-    found = class_map(logits, view, (height, width))
-    assert found.shape == (height, width)
-    wrong = (found[:, : width // 2] != 1).sum() + (found[:, width // 2 :] != 2).sum()
-    assert wrong <= height * 6  # half a cell of the border
+    for axis in (0, 1):
+        half = round((height, width)[axis] / 2 * 96 / min(height, width) / 4)  # cells
+        second = np.broadcast_to(np.indices((h, w))[axis] >= half, (h, w))
+        logits = np.stack([np.zeros((h, w)), 5.0 * ~second, 5.0 * second]).astype(np.float32)
+        found = class_map(logits, view, (height, width))
+        expected = 1 + (np.indices((height, width))[axis] >= (height, width)[axis] / 2)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_middle_of_an_image_is_the_usual_centre_crop() -> None:

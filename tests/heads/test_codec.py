@@ -165,6 +165,16 @@ def test_a_flat_map_has_score_0() -> None:
     np.testing.assert_array_equal(scores, 0)
 
 
+def test_noise_on_a_flat_map_moves_a_point_by_no_more_than_three_cells() -> None:
+    """There a Newton step by itself may be hundreds of cells long."""
+    noise = np.random.default_rng(0).random((20, 17, *CELLS), dtype=np.float32)
+    maps = 0.5 + 1e-3 * noise
+    found, _ = HeatmapCodec(SIZE, CELLS).decode(maps)
+    peaks, _ = HeatmapCodec(SIZE, CELLS, refine="none").decode(maps)
+    moved = np.abs(found - peaks) / [191 / 47, 255 / 63]
+    assert moved.max() == pytest.approx(3, abs=1e-4)
+
+
 def test_people_do_not_depend_on_their_neighbours() -> None:
     maps = np.random.default_rng(0).random((5, 17, *CELLS), dtype=np.float32)
     codec = HeatmapCodec(SIZE, CELLS)

@@ -34,7 +34,7 @@ def test_the_module_decodes_as_the_codec(alignment: Alignment, refine: Refine) -
     maps = maps_of(codec)
     points, scores = codec.decode(maps)
     found = HeatmapDecoder(codec)(torch.from_numpy(maps)).numpy()
-    np.testing.assert_allclose(found[..., :2], points, atol=0.01)
+    np.testing.assert_allclose(found[..., :2], points, atol=1e-4)
     np.testing.assert_array_equal(found[..., 2], scores)
     assert found[0, -1].tolist() == [0, 0, 0]
 
@@ -44,7 +44,7 @@ def test_a_map_smaller_than_the_blur_is_decoded_too(blur_kernel: int) -> None:
     codec = HeatmapCodec((32, 32), (8, 8), blur_kernel=blur_kernel)
     maps = np.random.default_rng(1).uniform(0.1, 1, (3, 2, 8, 8)).astype(np.float32)
     found = HeatmapDecoder(codec)(torch.from_numpy(maps)).numpy()
-    np.testing.assert_allclose(found[..., :2], codec.decode(maps)[0], atol=0.01)
+    np.testing.assert_allclose(found[..., :2], codec.decode(maps)[0], atol=1e-4)
 
 
 def test_the_exported_graph_goes_from_crops_to_keypoints(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from service.body import Body
 from service.errors import InvalidParameter
 from service.inference.answers import PoseOptions
-from tests.service.conftest import HEIGHT, WIDTH, make_photo
+from service.settings import MIB, Settings
+from tests.service.conftest import HEIGHT, WIDTH, client_of, make_photo
 from tests.service.fakes import FakeEngine
 from tests.service.test_problems import assert_problem
 
@@ -139,6 +140,16 @@ def test_large_uploads_never_touch_the_disk(
     photo = make_photo("bmp", 1600, 1200)
     assert len(photo) > 5_000_000
     assert client.post("/pose", files={"image": io.BytesIO(photo)}).status_code == 200
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_body_may_be_as_large_as_the_limit_and_no_larger(
+    engine: FakeEngine, photo: bytes, promised: bool
+) -> None:
+    with client_of(Settings(max_upload_mb=len(photo) / MIB), engine) as client:
+        for body, status in ((photo, 200), (photo + b"\0", 413)):
+            content = body if promised else iter([body])
+            assert client.post("/pose", content=content, headers=JPEG).status_code == status
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])

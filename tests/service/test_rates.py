@@ -81,6 +81,28 @@ def test_the_nearest_of_several_rates_is_told() -> None:
         limiter.check("a")
 
 
+@pytest.mark.parametrize("rate", ["1/minute;2/hour", "2/hour;1/minute"])
+def test_what_a_faster_rate_refuses_does_not_count_towards_a_slower_one(rate: str) -> None:
+    limiter = RateLimiter(rate)
+    limiter.check("a")
+    for _ in range(5):
+        with pytest.raises(RateExceeded, match="1 per 1 minute"):
+            limiter.check("a")
+
+
+def test_who_did_not_ask_for_longest_is_forgotten_first() -> None:
+    limiter = RateLimiter("1/hour", max_counted=3)
+    for client in ("a", "b", "c"):
+        limiter.check(client)
+    with pytest.raises(RateExceeded):
+        limiter.check("a")
+    limiter.check("d")  # in the place of b, which asked before a did
+    for client in ("a", "c", "d"):
+        with pytest.raises(RateExceeded):
+            limiter.check(client)
+    limiter.check("b")
+
+
 def test_clients_cannot_make_the_table_grow() -> None:
     limiter = RateLimiter("1/hour", max_counted=100)
     for i in range(5000):

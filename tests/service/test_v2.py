@@ -181,19 +181,69 @@ def test_a_wrong_header_length_is_refused(client: TestClient, photo: bytes, leng
     assert answer.status_code == 422, answer.text
 
 
-@pytest.mark.parametrize(
-    "tail", [b"", b"\x05", b"\xff\xff\xff\xff", b"\x09\0\0\0short", b"\0" * 80]
-)
-def test_damaged_binary_values_are_refused(client: TestClient, tail: bytes) -> None:
-    image = {
-        "name": "image", "datatype": "BYTES", "shape": [1],
-        "parameters": {"binary_data_size": len(tail)},
-    }  # fmt: skip
+def infer_binary(client: TestClient, tail: bytes, size: int | None) -> Any:
+    """Asks with bytes after the JSON, which says that they are so many."""
+    image: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    if size is not None:
+        image["parameters"] = {"binary_data_size": size}
     header = json.dumps({"inputs": [image]}).encode()
-    answer = client.post(
+    return client.post(
         "/v2/models/fast/infer", content=header + tail, headers={HEADER_LENGTH: str(len(header))}
     )
-    assert answer.status_code in (400, 422), answer.text
+
+
+NO_TENSOR = "the bytes after the JSON are no BYTES tensor"
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (b"", "the shape has 1 images; 0 came"),
+        (b"\x05", NO_TENSOR),
+        (b"\xff\xff\xff\xff", NO_TENSOR),
+        (b"\x09\0\0\0short", NO_TENSOR),
+        (b"\0" * 12, "the shape has 1 images; 3 came"),
+        (b"\0" * 4 * (MAX_IMAGES + 1), NO_TENSOR),
+    ],
+)
+def test_damaged_binary_values_are_refused(client: TestClient, tail: bytes, reason: str) -> None:
+    answer = infer_binary(client, tail, len(tail))
+    assert (answer.status_code, set(answer.json())) == (422, {"error"})
+    assert reason in answer.json()["error"]
+
+
+@pytest.mark.parametrize("size", [None, 0, 99])
+def test_bytes_after_the_json_are_all_of_the_input(
+    client: TestClient, photo: bytes, size: int | None
+) -> None:
+    tail = len(photo).to_bytes(4, "little") + photo
+    assert infer_binary(client, tail, len(tail)).status_code == 200
+    answer = infer_binary(client, tail, size)
+    assert answer.status_code == 422
+    assert f"{len(tail)} bytes" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("binary_by_default", [True, False])
+def test_each_output_may_have_a_form_of_its_own(
+    client: TestClient, photo: bytes, binary_by_default: bool
+) -> None:
+    outputs = [
+        {"name": "boxes", "parameters": {"binary_data": True}},
+        {"name": "scores", "parameters": {"binary_data": False}},
+        {"name": "people_per_image"},
+    ]
+    parameters = {"binary_data_output": binary_by_default}
+    answer = infer(client, "fast", request_of(photo, outputs=outputs, parameters=parameters))
+    end = int(answer.headers[HEADER_LENGTH])
+    boxes, scores, counts = json.loads(answer.content[:end])["outputs"]
+    plain = arrays(infer(client, "fast", request_of(photo)))
+    assert (boxes["name"], boxes["parameters"]) == ("boxes", {"binary_data_size": 32})
+    found = np.frombuffer(answer.content[end : end + 32], "<f4").reshape(2, 4)
+    np.testing.assert_allclose(found, plain["boxes"], rtol=1e-6)
+    assert (scores["name"], "parameters" in scores) == ("scores", False)
+    np.testing.assert_allclose(scores["data"], plain["scores"], rtol=1e-6)
+    assert ("data" in counts) is not binary_by_default
+    assert len(answer.content) == end + 32 + 4 * binary_by_default
 
 
 @pytest.mark.parametrize(

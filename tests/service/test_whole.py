@@ -18,6 +18,9 @@ from tests.conftest import ROOT
 from tests.service.conftest import real_server
 
 CLIENTS = 32
+TIMEOUT_S = 120
+"""Of a request: 32 at once take long on a busy machine."""
+
 PHOTOS = ("street", "keeper", "skateboard", "mirror", "astronaut")
 
 
@@ -28,12 +31,12 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    with real_server(Settings(), engine) as (host, port):
+    with real_server(Settings(timeout_s=TIMEOUT_S), engine) as (host, port):
         yield f"http://{host}:{port}"
 
 
 def pose(url: str, data: bytes, **form: Any) -> Any:
-    answer = httpx2.post(f"{url}/pose", files={"image": data}, data=form, timeout=120)
+    answer = httpx2.post(f"{url}/pose", files={"image": data}, data=form, timeout=TIMEOUT_S)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

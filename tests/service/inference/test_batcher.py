@@ -16,6 +16,7 @@ from service.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from service.inference.batcher import Batcher
 from service.inference.job import Job
 from service.inference.runtime import Batch, Maps
+from tests.service.conftest import wait_until
 
 
 class Counting:
@@ -66,6 +67,17 @@ def crop(value: int, size: tuple[int, int] = (4, 4)) -> Any:
     return np.full((*size, 3), value, np.uint8)
 
 
+def queued(batcher: Batcher, runtime: Counting, pool: ThreadPoolExecutor, values: list[int]) -> Any:
+    """One request a value, all waiting together behind another; the futures of their answers."""
+    runtime.go.clear()
+    runtime.started.clear()
+    pool.submit(batcher.run, [crop(255)], Job())
+    assert runtime.started.wait(5)
+    found = [pool.submit(batcher.run, [crop(v)], Job()) for v in values]
+    wait_until(lambda: batcher.counters().queue_depth == len(values))
+    return found
+
+
 def test_each_crop_gets_its_own_answer() -> None:
     with running(max_batch=4) as (batcher, _):
         ran = batcher.run([crop(v) for v in range(10)], Job())
@@ -76,9 +88,7 @@ def test_crops_of_many_requests_share_batches_and_are_not_mixed() -> None:
     with running(max_batch=8) as (batcher, runtime), ThreadPoolExecutor(32) as pool:
         runtime.go.clear()
         waiting = [pool.submit(batcher.run, [crop(v), crop(v + 100)], Job()) for v in range(32)]
-        deadline = time.monotonic() + 10
-        while batcher.counters().queue_depth < 56 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: batcher.counters().queue_depth >= 56)
         runtime.go.set()
         for v, future in enumerate(waiting):
             assert [float(r.maps["mean"]) for r in future.result(10)] == [v, v + 100]
@@ -98,10 +108,7 @@ def test_nothing_of_a_request_is_kept_until_rubbish_is_collected() -> None:
         try:
             batcher.run([mine], Job())
             del mine
-            deadline = time.monotonic() + 10
-            while kept() is not None and time.monotonic() < deadline:
-                time.sleep(0.01)  # the worker is about to let go of it
-            assert kept() is None
+            wait_until(lambda: kept() is None)  # the worker is about to let go of it
         finally:
             gc.enable()
 
@@ -120,17 +127,42 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
         first = pool.submit(batcher.run, [crop(0)], Job())
         assert runtime.started.wait(5)
         second = pool.submit(batcher.run, [crop(1)] * 4, Job())
-        while batcher.counters().queue_depth < 4:
-            time.sleep(0.01)
+        wait_until(lambda: batcher.counters().queue_depth == 4)
         assert not batcher.has_room
         start = time.monotonic()
         with pytest.raises(Overloaded, match="holds 4 of 4 crops; no room for 1 more") as caught:
             batcher.run([crop(2)], Job())
         assert time.monotonic() - start < 1
-        assert caught.value.retry_after_s >= 1
+        assert caught.value.retry_after_s == 1  # four crops would be done sooner
         runtime.go.set()
         assert len(first.result(5)) == 1
         assert len(second.result(5)) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_refusal_says_when_what_waits_will_be_done_at_the_speed_of_the_latest(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Every crop takes 3 s by this clock; a first guess of 0.05 s is corrected by a tenth of it."""
+    now = [100.0]
+    monkeypatch.setattr("service.inference.batcher.time.perf_counter", lambda: now[0])
+    with running(max_queue=8, workers=workers) as (batcher, runtime), ThreadPoolExecutor(4) as pool:
+        run = runtime.run
+
+        def slowly(batch: Batch) -> Maps:
+            now[0] += 3.0 * len(batch)
+            return run(batch)
+
+        monkeypatch.setattr(runtime, "run", slowly)
+        seconds = 0.05
+        for _ in range(5):
+            batcher.run([crop(0)], Job())
+            seconds += 0.1 * (3.0 - seconds)
+        queued(batcher, runtime, pool, [1, 2, 3])
+        with pytest.raises(Overloaded) as caught:
+            batcher.run([crop(3)] * 8, Job())
+        assert caught.value.retry_after_s == pytest.approx(3 * seconds / workers)
+        runtime.go.set()
 
 
 def test_more_than_the_queue_ever_holds_goes_alone() -> None:
@@ -147,8 +179,7 @@ def test_a_cancelled_request_frees_its_places_and_is_not_run() -> None:
         assert runtime.started.wait(5)
         leaving = Job()
         left = pool.submit(batcher.run, [crop(1)] * 2, leaving)
-        while batcher.counters().queue_depth < 2:
-            time.sleep(0.01)
+        wait_until(lambda: batcher.counters().queue_depth == 2)
         leaving.cancel()
         with pytest.raises(Cancelled):
             left.result(5)
@@ -188,8 +219,7 @@ def test_closing_refuses_what_waits() -> None:
         first = pool.submit(batcher.run, [crop(0)], Job())
         assert runtime.started.wait(5)
         second = pool.submit(batcher.run, [crop(1)], Job())
-        while batcher.counters().queue_depth < 1:
-            time.sleep(0.01)
+        wait_until(lambda: batcher.counters().queue_depth == 1)
         closing = pool.submit(batcher.close)
         time.sleep(0.05)
         runtime.go.set()
@@ -212,18 +242,6 @@ def test_waiting_for_company_fills_a_batch() -> None:
             future.result(5)
         assert runtime.batches == [2]
         assert time.monotonic() - start < 1.5
-
-
-def queued(batcher: Batcher, runtime: Counting, pool: ThreadPoolExecutor, values: list[int]) -> Any:
-    """One request a value, all waiting together behind another; the futures of their answers."""
-    runtime.go.clear()
-    runtime.started.clear()
-    pool.submit(batcher.run, [crop(255)], Job())
-    assert runtime.started.wait(5)
-    found = [pool.submit(batcher.run, [crop(v)], Job()) for v in values]
-    while batcher.counters().queue_depth < len(values):
-        time.sleep(0.01)
-    return found
 
 
 def test_a_crop_that_fails_fails_its_own_request_only() -> None:

@@ -92,7 +92,7 @@ def test_the_clients_box_finds_the_person_that_the_detector_finds(
     assert found.boxes_from == "client"
     assert [p.box_score for p in found.people] == [None] * 3
     for theirs, ours in zip(found.people, detected, strict=True):
-        assert likeness(theirs, ours) > 0.85
+        assert likeness(theirs, ours) > 0.96
 
 
 def test_a_box_answered_alone_is_answered_the_same_in_a_crowd(
@@ -110,8 +110,8 @@ def test_a_mirrored_photograph_has_mirrored_people(top_down: Pipeline, street: A
     for person, twin in zip(original, reversed(best_three(top_down, mirrored)), strict=True):
         back = twin.keypoints[order] * [-1, 1, 1] + [street.shape[1] - 1, 0, 0]
         unmirrored = Person(back.astype(np.float32), twin.score, person.box_xywh)
-        # The networks are not symmetric; their answers are 0.9 alike, swapped sides would be 0.5.
-        assert likeness(person, unmirrored) > 0.75
+        # The networks are not quite symmetric; swapped sides would be 0.5 alike.
+        assert likeness(person, unmirrored) > 0.95
 
 
 def test_swapped_colours_change_the_answer(top_down: Pipeline, street: Any) -> None:
@@ -132,6 +132,7 @@ def test_flip_test_agrees_with_a_single_look(networks: Any, street: Any, name: s
     assert sure.sum() > 20
     moved = np.linalg.norm(once[..., :2] - twice[..., :2], axis=-1)[sure]
     assert np.median(moved) < 4
+    assert moved.max() > 0.01
 
 
 def test_a_shifted_photograph_has_shifted_people(top_down: Pipeline, street: Any) -> None:
@@ -142,7 +143,7 @@ def test_a_shifted_photograph_has_shifted_people(top_down: Pipeline, street: Any
     shifted_box = (STREET_BOXES[1][0] + 51, STREET_BOXES[1][1] + 37, *STREET_BOXES[1][2:])
     here = points(top_down.people(street, PoseOptions((STREET_BOXES[1],)), Job()))
     there = points(top_down.people(canvas, PoseOptions((shifted_box,)), Job()))
-    np.testing.assert_allclose(there - here, np.broadcast_to([51, 37, 0], here.shape), atol=0.6)
+    np.testing.assert_allclose(there - here, np.broadcast_to([51, 37, 0], here.shape), atol=0.01)
 
 
 def test_one_pass_says_that_it_found_the_boxes_itself(networks: Any, street: Any) -> None:

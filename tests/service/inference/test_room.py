@@ -110,6 +110,15 @@ def test_a_photograph_takes_room_for_its_pixels_and_gives_it_back() -> None:
         assert room.held == 0
 
 
+def test_who_draws_takes_room_for_the_copies_too() -> None:
+    """All of it at once: the pixels, the copy that is drawn into, and what is written of it."""
+    room = Room(10_000_000)
+    with Photo(STREET, room=room.of(Job())) as photo:
+        height, width = photo.canvas().shape[:2]
+        assert room.held == 3 * 3 * height * width
+    assert room.held == 0
+
+
 def test_an_engine_holds_no_more_pixels_than_it_may_and_none_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
