@@ -129,22 +129,22 @@ class Siblings:
         if line == COUNTED:
             said = await asyncio.to_thread(self._tell)
         else:
-            said = await self._carry_out(Order(**json.loads(line)))
+            said = await self._carry_out(line)
         writer.write((said + END).encode())
         with contextlib.suppress(ConnectionError):
             await writer.drain()
         writer.close()
 
-    async def _carry_out(self, order: Order) -> str:
-        """Why it could not be done; nothing where it was."""
+    async def _carry_out(self, line: bytes) -> str:
+        """Why an order could not be carried out; nothing where it was."""
         try:
-            await run_in_threadpool(self._change, order)
+            await run_in_threadpool(self._change, Order(**json.loads(line)))
         except Unavailable:  # this process is about to end
             return ""
         except HrposeError as error:
             return str(error)
         except Exception:  # the top of a task: who asked is not to wait for ever
-            log.exception("%s could not be carried out", order)
+            log.exception("what another process asked for could not be done: %r", line)
             return "a fault, of which the log has more"
         return ""
 

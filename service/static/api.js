@@ -25,22 +25,23 @@ function headers() {
   return { Accept: "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
-/** The answer to a request; throws in words where there is none. */
+/** The answer to a request; throws in words where there is none, or a refusal. */
 async function answerOf(path, options) {
+  let response;
   try {
-    return await fetch(path, options);
+    response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "The server does not answer", "is it running, and is the network up");
   }
-}
-
-async function ask(path, options) {
-  const response = await answerOf(path, { ...options, headers: headers() });
-  if (response.ok) return response.json();
+  if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   const wait = Number(response.headers.get("Retry-After")) || 1;
   throw new Problem(response.status, body.title ?? `Status ${response.status}`, body.detail, wait);
+}
+
+async function ask(path, options) {
+  return (await answerOf(path, { ...options, headers: headers() })).json();
 }
 
 export function listModels() {

@@ -41,6 +41,18 @@ DROP = """
     document.querySelector("#drop").dispatchEvent(new DragEvent("drop", options));
 """
 
+SLOW_ONCE = """
+    const decode = window.createImageBitmap;
+    let wait = arguments[0];
+    window.createImageBitmap = async (...given) => {
+      const mine = wait;
+      wait = 0;
+      if (mine) await new Promise((done) => setTimeout(done, mine));
+      return decode(...given);
+    };
+"""
+"""The next photo takes so many milliseconds longer to decode, and only that."""
+
 COLOURS = """
     const canvas = document.querySelector("#canvas");
     const context = canvas.getContext("2d");
@@ -267,12 +279,7 @@ def test_a_new_photo_is_not_shown_under_the_last_answer(browser: Browser) -> Non
 @pytest.mark.usefixtures("page")
 def test_the_photo_that_was_opened_last_is_shown(browser: Browser) -> None:
     """Though the one before takes longer to decode."""
-    browser.run(
-        "const decode = window.createImageBitmap;"
-        "window.createImageBitmap = async (blob, ...more) => {"
-        "  if (blob.name === 'slow.jpg') await new Promise((done) => setTimeout(done, 800));"
-        "  return decode(blob, ...more); };"
-    )
+    browser.run(SLOW_ONCE, 800)
     for name in ("slow.jpg", "quick.jpg"):
         browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), name)
     browser.wait_for(DONE)
@@ -432,7 +439,7 @@ def test_a_setting_changed_meanwhile_keeps_the_new_photo(
 ) -> None:
     browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "old.jpg")
     browser.wait_for(DONE)
-    browser.run(SLOW_DECODING)
+    browser.run(SLOW_ONCE, 500)
     browser.run(DROP, base64.b64encode(SAMPLE.read_bytes()).decode(), "new.jpg")
     browser.run("document.querySelector('#flip-test').click()")
     rows = browser.run("return document.querySelectorAll('#people li').length")
@@ -440,15 +447,6 @@ def test_a_setting_changed_meanwhile_keeps_the_new_photo(
     browser.wait_for(DONE)
     assert "new.jpg" in browser.run("return document.querySelector('#curl').textContent")
     assert engine.asked[-1][1].flip_test
-
-
-SLOW_DECODING = """
-    const decode = window.createImageBitmap;
-    window.createImageBitmap = async (...given) => {
-      await new Promise((done) => setTimeout(done, 500));
-      return decode(...given);
-    };
-"""
 
 
 @pytest.mark.usefixtures("page")
