@@ -85,6 +85,12 @@ class Workers:
         if self.count == 1:
             return network
         devices = None if self.device.type == "cpu" else [self.device.index]
+        for parameter in network.parameters():
+            if parameter.shape[2:] == (1, 1):
+                # A 1x1 kernel lies alike in both memory formats, but where its strides are said to
+                # be those of channels_last, gradients of its parts (heads.necks.MixConv2d) differ
+                # in them, and DistributedDataParallel warns and copies.
+                parameter.data = parameter.data.flatten().view(parameter.shape)
         return DistributedDataParallel(network, device_ids=devices)
 
     def apart(self, shared: nn.Module, more: bool) -> AbstractContextManager[None]:

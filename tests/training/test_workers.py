@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import distributed
 
+from heads.necks import mixing
 from tests.conftest import ROOT
 from training.data import EpochSampler
 from training.errors import DataError, WorkersError
@@ -101,6 +103,25 @@ def test_batches_that_make_one_step_do_what_a_large_batch_does(data: Path, tmp_p
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-3, atol=1e-4)
     assert len([x for x in log_of(tmp_path / "two") if "loss" in x]) == 10  # steps, not batches
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A meeting of one process."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_gradients_lie_as_their_weights_do() -> None:
+    network = mixing([4, 8], 6).to(memory_format=torch.channels_last)
+    shared = Workers(0, 2, torch.device("cpu")).share(network)
+    maps = [torch.ones(2, 4, 8, 8), torch.ones(2, 8, 4, 4)]
+    shared(maps).sum().backward()  # else a warning that steps copy, which is an error here
+    for weight in network.parameters():
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
 
 
 def test_processes_share_each_step_of_an_epoch() -> None:
