@@ -33,7 +33,8 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO keypoint annotations (JSON).")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     boxes: Annotated[
-        str, typer.Option(help="`gt`, `detector`, or a COCO detections file.")
+        str,
+        typer.Option(help="`gt`, `detector`, or a COCO detections file, scored as officially."),
     ] = "detector",
     detector: DetectorOption = DEFAULT_DETECTOR,
     model: Annotated[

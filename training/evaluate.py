@@ -29,10 +29,11 @@ from pydantic import (
 )
 
 from heads.files import write_whole
-from heads.geometry import Size
+from heads.geometry import BOX_PADDING, Size, padded_box
 from heads.image import read_image
 from heads.person import Person
 from heads.skeleton import Skeleton
+from heads.suppression import rescore_and_suppress
 from training import metrics
 from training.annotations import Annotations, Box, Id, checked, load_detections
 from training.checks import has_area
@@ -48,6 +49,7 @@ ann_id where the annotated person's box was given."""
 
 _NOBODY: Result = {"score": -np.inf}
 _MEDIUM, _LARGE = (32.0**2, 96.0**2), (96.0**2, 1e10)
+_OFFICIAL_ASPECT = 3 / 4  # of the published crops, whose areas tell how alike people are
 _MAX_PEOPLE = 20  # the official measure counts so many answers a photograph
 
 
@@ -116,8 +118,9 @@ def predict_all(
 ) -> list[Result]:
     """What `predict` answers to every annotated photograph, as a COCO result list.
 
-    boxes: `gt` gives the boxes of annotated people, `detector` gives none, a file gives its own,
-        whose scores multiply the people's.
+    boxes: `gt` gives the boxes of annotated people, `detector` gives none, a file gives its own;
+        people in those are scored and sorted out as by the official HRNet evaluation
+        (`heads.suppression.rescore_and_suppress`), as for its results with detected boxes.
     follow: wraps the list of images, to show progress.
     read: makes of a file what `predict` takes.
     Boxes of a file of which no more than a pixel lies in the photograph hold nobody.
@@ -161,8 +164,8 @@ def predict_all(
             if not detections:
                 continue
             answers = predict(image, [box for box, _ in detections])
-            for (_, box_score), person in zip(detections, answers, strict=True):
-                results.append(_result(annotations, entry, person, person.score * box_score))
+            for person, value in _kept(annotations.skeleton, detections, answers):
+                results.append(_result(annotations, entry, person, value))
         else:
             for person in predict(image, None):
                 results.append(_result(annotations, entry, person, person.score))
@@ -250,6 +253,20 @@ def _checked_answers(annotations: Annotations, results: Sequence[Result]) -> lis
 def _box(bbox: Sequence[float]) -> Box:
     left, top, width, height = map(float, bbox)
     return (left, top, width, height)
+
+
+def _kept(
+    skeleton: Skeleton, detections: Sequence[tuple[Box, float]], people: Sequence[Person]
+) -> list[tuple[Person, float]]:
+    """Who stays of the people in detected boxes, one a box, with their new scores."""
+    crops = [padded_box(box, _OFFICIAL_ASPECT, BOX_PADDING)[1] for box, _ in detections]
+    kept = rescore_and_suppress(
+        np.stack([person.keypoints for person in people]),
+        np.array([value for _, value in detections]),
+        np.prod(crops, axis=1),
+        sigmas=np.array(skeleton.sigmas),
+    )
+    return [(people[place.index], place.score) for place in kept]
 
 
 def _result(

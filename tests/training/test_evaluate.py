@@ -157,8 +157,32 @@ def test_a_detections_file_gives_boxes_and_scores(folder: Path) -> None:
 
     results = predict_all(annotations, folder, one, detections)
     assert seen == [[(60, 10, 40, 100)]]
-    assert results[0]["score"] == pytest.approx(0.45)
     assert score(annotations, results).ap == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_people_in_detected_boxes_are_kept_and_scored_as_officially(folder: Path) -> None:
+    """Box score times the mean of keypoint scores above 0.2; no second answer of OKS above 0.9."""
+    annotations = load_annotations(folder / "people.json")
+    boxes = [[60, 10, 40, 100], [61, 11, 40, 100], [60, 10, 45, 100]]
+    detections = folder / "three_boxes.json"
+    found = [
+        {"image_id": 8, "category_id": 1, "bbox": box, "score": value}
+        for box, value in zip(boxes, (0.5, 0.8, 0.6), strict=True)
+    ]
+    detections.write_text(json.dumps(found))
+    points = truth_of(annotations, 8)[0].keypoints.copy()
+    points[:, 2] = [0.9] * 4 + [0.6] * 4 + [0.1] * 9
+    elsewhere = points + np.array([30, 0, 0], np.float32)
+
+    def three(_: Any, boxes: Sequence[Box] | None) -> list[Person]:
+        assert boxes is not None
+        answers = [points, points + np.array([1, 0, 0], np.float32), elsewhere]
+        return [Person(p, 0.1, box) for p, box in zip(answers, boxes, strict=True)]
+
+    results = predict_all(annotations, folder, three, detections)
+    assert [r["score"] for r in results] == pytest.approx([0.8 * 0.75, 0.6 * 0.75])
+    assert results[0]["keypoints"][0] == points[0, 0] + 1  # the surer box's answer
+    assert results[1]["keypoints"][0] == elsewhere[0, 0]
 
 
 def test_no_answers_score_0(folder: Path) -> None:
