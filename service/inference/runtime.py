@@ -300,6 +300,9 @@ def _core() -> Any:
 
 @functools.cache
 def _made_core(openvino: Any) -> Any:
+    # OpenVINO lets other threads run while it looks at numpy's types for the first time, and these
+    # wait for that with Python's lock held: the first two crops, at once, would wait for ever.
+    openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).element_type.to_dtype()
     return openvino.Core()
 
 

@@ -169,6 +169,27 @@ def test_threads_that_run_at_once_get_their_own_answers(
             np.testing.assert_array_equal(np.stack(found), wanted)
 
 
+FIRST_AT_ONCE = """
+import _thread, functools, operator, time
+import openvino
+from service.inference.runtime import _core
+
+_core()
+door, found, ask = _thread.allocate_lock(), [], openvino.Type.u8.to_dtype
+door.acquire()
+_thread.start_new_thread(lambda: (door.acquire(), found.append(ask())), ())
+time.sleep(0.1)
+# The other thread asks for Python's lock while we count, and has it as soon as `ask` lets go of it.
+list(map(operator.call, [door.release, functools.partial(sum, range(10**7)), ask]))
+while not found:
+    time.sleep(0.01)
+"""
+
+
+def test_first_arrays_of_two_threads_do_not_wait_for_each_other() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_AT_ONCE], cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("runtime", BOTH)
 def test_whole_images_of_any_size_are_run(files: Callable[[str], Path], runtime: str) -> None:
     network = load("movenet_multipose")
