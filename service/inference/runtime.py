@@ -106,6 +106,7 @@ class OpenVinoRuntime:
 
     file: an ONNX file of ours.  cache: where OpenVINO may keep what it compiled.
     only: names of the maps that are answered; what leads to no other is not computed.
+    images_at_once: of a batch, so many are computed together.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class OpenVinoRuntime:
         except RuntimeError as error:  # OpenVINO has no narrower one
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams
+        self.images_at_once = max(compiled)
         self.words = f"openvino {precision}"
         self._names = [_own_name(output) for output in compiled[1].outputs]
         self._free: queue.SimpleQueue[dict[int, Any]] = queue.SimpleQueue()
@@ -154,7 +156,10 @@ class OpenVinoRuntime:
         requests = self._free.get()
         try:
             return _in_parts(
-                batch, self._names, max(requests), lambda part: _answers(requests[len(part)], part)
+                batch,
+                self._names,
+                self.images_at_once,
+                lambda part: _answers(requests[len(part)], part),
             )
         finally:
             self._free.put(requests)

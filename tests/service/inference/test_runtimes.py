@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 
 import hrpose
 from heads.center_codec import BOX_MAPS
@@ -27,7 +28,7 @@ from heads.export import export_onnx
 from heads.load import load
 from heads.network import build
 from heads.onnx_file import read_onnx_spec
-from heads.spec import default_spec
+from heads.spec import NetworkSpec, default_spec
 from service.errors import InvalidParameter, RuntimeMissing
 from service.inference import exports
 from service.inference.answers import PoseOptions
@@ -75,10 +76,10 @@ def make(runtime: str, file: Path, streams: int = 1, precision: Precision = "exa
     return OpenVinoRuntime(file, streams=streams, precision=precision)
 
 
-def crops(name: str, count: int = 6) -> Any:
+def crops(spec: NetworkSpec, count: int = 6) -> Any:
     """Pieces of a photograph in the size of a network."""
     photo = hrpose.read_image(STREET)
-    height, width = load(name).spec.input_size
+    height, width = spec.input_size
     return np.stack([photo[i * 7 :, i * 11 :][:height, :width] for i in range(count)])
 
 
@@ -150,18 +151,34 @@ def test_an_answer_does_not_depend_on_its_batch(
     files: Callable[[str], Path], runtime: str, precision: Precision
 ) -> None:
     made = make(runtime, files("movenet_thunder"), precision=precision)
-    batch = crops("movenet_thunder")
+    batch = crops(load("movenet_thunder").spec)
     together = made.run(batch)
     for i in range(len(batch)):
         for name, values in made.run(batch[i : i + 1]).items():
             np.testing.assert_array_equal(values[0], together[name][i])
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a network whose crops OpenVINO takes in pairs."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    path = tmp_path_factory.mktemp("small") / "small.onnx"
+    torch.manual_seed(0)
+    export_onnx(build(default_spec("hrnet_w18_small+fuse", input_size=(192, 128))), path)
+    return path
+
+
+@NEEDS_OPENVINO
+def test_small_crops_run_in_pairs(small: Path, files: Callable[[str], Path]) -> None:
+    in_pairs, alone = make("openvino", small), make("openvino", files("movenet_thunder"))
+    assert isinstance(in_pairs, OpenVinoRuntime)
+    assert isinstance(alone, OpenVinoRuntime)
+    assert (in_pairs.images_at_once, alone.images_at_once) == (2, 1)
+
+
 @pytest.mark.parametrize("runtime", BOTH)
-def test_threads_that_run_at_once_get_their_own_answers(
-    files: Callable[[str], Path], runtime: str
-) -> None:
-    made, batch = make(runtime, files("hrnet_w18_small"), streams=2), crops("hrnet_w18_small", 16)
+def test_threads_that_run_at_once_get_their_own_answers(small: Path, runtime: str) -> None:
+    made, batch = make(runtime, small, streams=2), crops(read_onnx_spec(small), 16)
     wanted = made.run(batch)["output"]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(5):
@@ -569,12 +586,10 @@ def test_threads_an_image_leave_fewer_images_at_once(
 
 
 @pytest.mark.parametrize("runtime", BOTH)
-def test_two_threads_an_image_answer_as_one(
-    files: Callable[[str], Path], runtime: RuntimeName
-) -> None:
-    file, batch = files("hrnet_w18_small"), crops("hrnet_w18_small", 3)
+def test_two_threads_an_image_answer_as_one(small: Path, runtime: RuntimeName) -> None:
+    batch = crops(read_onnx_spec(small), 3)
     alone, together = (
-        Loader(choose(runtime, threads=2, threads_per_image=each)).load(file).runtime
+        Loader(choose(runtime, threads=2, threads_per_image=each)).load(small).runtime
         for each in (1, 2)
     )
     assert (alone.streams, together.streams) == (2, 1)
