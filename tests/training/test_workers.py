@@ -106,9 +106,10 @@ def test_batches_that_make_one_step_do_what_a_large_batch_does(data: Path, tmp_p
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
+def alone(tmp_path: Path) -> Iterator[None]:
     """A meeting of one process."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    place = (tmp_path / "meeting").as_uri()
+    distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
 
