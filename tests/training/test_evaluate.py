@@ -157,6 +157,7 @@ def test_a_detections_file_gives_boxes_and_scores(folder: Path) -> None:
 
     results = predict_all(annotations, folder, one, detections)
     assert seen == [[(60, 10, 40, 100)]]
+    assert results[0]["score"] == pytest.approx(0.5 * 0.8)
     assert score(annotations, results).ap == pytest.approx(1 / 3, abs=0.02)
 
 
