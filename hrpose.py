@@ -39,6 +39,7 @@ from heads.skeleton import COCO_17, Skeleton
 from heads.spec import NetworkSpec
 from models.errors import HrposeError
 from models.extras import explained
+from models.memory import keep_freed
 from service.inference.estimator import Estimator, load
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def main() -> None:
     """Runs the command; an error that hrpose raises on purpose is one line, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if sys.argv[1:2] != ["serve"]:  # which has its own way with memory
+        keep_freed()
     try:
         with explained():
             app()

@@ -1,7 +1,5 @@
 """The process: uvicorn, told to finish what it accepted before it stops."""
 
-import contextlib
-import ctypes
 import logging
 import os
 import socket
@@ -15,6 +13,7 @@ from fastapi import FastAPI
 from service import logs
 from service.connections import protocol_of
 from service.errors import InvalidParameter
+from service.inference.memory import hold_little
 from service.inference.networks import LOADING
 from service.serving import Serving
 from service.settings import Settings
@@ -25,14 +24,6 @@ BACKLOG = 2048
 
 CLOSING_S = 5
 """After the drain, connections have this long to take what was written to them."""
-
-ARENAS = 2
-"""Heaps of the process; by itself glibc makes eight a core, each keeping what its threads freed."""
-
-LARGE = 256 * 1024
-"""Bytes from which on memory is given back when it is freed; by itself glibc soon keeps 32 MiB."""
-
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
 
 
 class DrainingServer(uvicorn.Server):
@@ -76,7 +67,7 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
     """
     serving: Serving = app.state.serving
     settings = serving.settings
-    _take_few_heaps()
+    hold_little()
     _take_standard_streams()
     logs.install(settings.log_level, settings.log_format)
     config = uvicorn.Config(
@@ -132,13 +123,3 @@ def _take_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-
-
-def _take_few_heaps() -> None:
-    """Keeps a third of the memory free that a busy server would hold, at no cost in time."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        if "MALLOC_ARENA_MAX" not in os.environ:
-            mallopt(_M_ARENA_MAX, ARENAS)
-        if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-            mallopt(_M_MMAP_THRESHOLD, LARGE)

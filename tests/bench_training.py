@@ -6,9 +6,12 @@ Adam as it comes. Both see the same crops of the photographs in docs/ and update
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import cv2
@@ -23,6 +26,7 @@ from heads.image import read_image
 from heads.network import build
 from heads.skeleton import COCO_17
 from heads.spec import NetworkSpec, default_spec
+from models.memory import keep_freed
 from tests.conftest import ROOT
 from tests.report import Report
 from training.augment import Augmentation
@@ -155,21 +159,58 @@ def best_seconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     return best
 
 
+@contextmanager
+def apart(work: Callable[[str, int, Connection], None], name: str, batch: int) -> Iterator[Any]:
+    """Does it in a process of its own; gives a function that takes a number of steps and waits."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=work, args=(name, batch, there))
+    process.start()
+    there.close()
+
+    def steps(count: int) -> None:
+        here.send(count)
+        here.recv()
+
+    try:
+        steps(1)  # kernels are chosen in the first step
+        yield steps
+    finally:
+        here.close()  # ends it
+        process.join()
+
+
+def plainly(name: str, batch: int, orders: Connection) -> None:
+    """Steps of the plain loop, as many as are asked for."""
+    _obey(plain_loop(default_spec(name), people(), batch), orders)
+
+
+def as_here(name: str, batch: int, orders: Connection) -> None:
+    """Steps of our loop, started as `hrpose train` starts it."""
+    keep_freed()
+    _obey(our_loop(default_spec(name), people(), batch), orders)
+
+
+def _obey(loop: Callable[[int], None], orders: Connection) -> None:
+    while True:
+        try:
+            loop(orders.recv())
+            orders.send(None)
+        except EOFError:
+            return
+
+
 def training(report: Report) -> None:
     """Each network by both loops, and the data without a network."""
     report.part(f"training, 256x192, best of {ROUNDS}", "the plain loop", "images")
     for name, batch, count in NETWORKS:
-        samples, spec = people(), default_spec(name)
-        plain, ours = plain_loop(spec, samples, batch), our_loop(spec, samples, batch)
-        plain(1)  # kernels are chosen in the first step
-        ours(1)
-        data = our_data(spec, samples, batch)
-        ways: list[Callable[[], object]] = [
-            partial(plain, count),
-            partial(ours, count),
-            partial(list, data),
-        ]
-        times = best_seconds(ways)
+        data = our_data(default_spec(name), people(), batch)
+        with apart(plainly, name, batch) as plain, apart(as_here, name, batch) as ours:
+            ways: list[Callable[[], object]] = [
+                partial(plain, count),
+                partial(ours, count),
+                partial(list, data),
+            ]
+            times = best_seconds(ways)
         slow, fast, alone = batch * count / times[0], batch * count / times[1], PEOPLE / times[2]
         report.add(name, "plain loop", ratio=1, a_second=slow)
         report.add(name, "hrpose", ratio=fast / slow, a_second=fast)

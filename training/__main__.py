@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from models.errors import HrposeError
+from models.memory import keep_freed
 from training.loop import train
 from training.recipe import read_recipe
 
@@ -24,6 +25,7 @@ def main(
     minutes: Annotated[float | None, typer.Option(help="Save and end after so long.")] = None,
 ) -> None:
     """Train as a recipe says; the same command resumes an interrupted run."""
+    keep_freed()
     stop_at = None if minutes is None else time.time() + 60 * minutes
     try:
         plan = read_recipe(recipe, change or ())

@@ -19,6 +19,7 @@ from service.errors import InvalidParameter, RuntimeMissing
 from service.inference.catalogue import is_here
 from service.inference.cores import cores
 from service.inference.exports import Exports
+from service.inference.memory import keep_maps
 from service.inference.runtime import (
     OnnxRuntime,
     OpenVinoRuntime,
@@ -164,6 +165,8 @@ class Loader:
             if not self._threads_set and self.compute.threads:
                 use_threads(self.compute.threads)
             self._threads_set = True
+        if self.compute.device == "cpu":
+            keep_maps()
         return Loaded(spec, TorchRuntime(network, spec, self.compute.device))
 
     def close(self) -> None:

@@ -1,6 +1,9 @@
-"""What a run holds while it reads: the index, and one batch."""
+"""What a run holds while it reads: the index, and one batch; it keeps what a step frees."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +58,40 @@ def test_ten_times_the_data_needs_no_more_memory_and_leaves_no_file_open(
     read(people, 1000)
     assert resident_mb() - memory < 30  # all photographs decoded are 207 MB
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+STEPS = """
+import resource, sys
+import numpy as np
+from models.memory import keep_freed
+
+def step():
+    maps = [np.ones(2**23) for _ in range(3)]  # 64 MiB each
+
+if "keep" in sys.argv:
+    keep_freed()
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*words: str, **environment: str) -> int:
+    """Pages that five steps got from the system, after a first one."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, *words],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_a_step_gets_its_memory_from_the_one_before() -> None:
+    pages = 5 * 3 * 2**26 // os.sysconf("SC_PAGE_SIZE")
+    alone = faults()
+    if alone < pages // 100:
+        pytest.skip("the system gives memory in large pages, or malloc is told to keep it")
+    assert faults("keep") < alone // 100
+    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") == pytest.approx(alone, rel=0.1)

@@ -1,7 +1,10 @@
-"""What was read of a mapped file is given back, and stays readable."""
+"""What a server gives back of its memory, and what it keeps."""
 
 import mmap
+import os
+import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,3 +45,42 @@ def test_pages_that_were_read_are_given_back_and_read_again(tmp_path: Path) -> N
 def test_a_folder_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     return_read(tmp_path / "missing")
     return_freed()
+
+
+MAPS = """
+import resource, sys
+import numpy as np
+from heads.spec import default_spec
+from heads.network import build
+from service.inference import loading, memory
+
+if "server" in sys.argv:
+    memory.hold_little()
+if "left" in sys.argv:
+    loading.keep_maps = lambda: None
+loader = loading.Loader(loading.choose("torch", "cpu", threads=1))
+runtime = loader.module(build(default_spec("hrnet_w18_small+simple"))).runtime
+crops = np.zeros((4, 256, 192, 3), np.uint8)
+for _ in range(3):
+    runtime.run(crops)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+runtime.run(crops)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*words: str) -> int:
+    """Pages that torch got from the system for one batch, after three."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAPS, *words],
+        env={name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_torch_in_a_server_keeps_the_memory_of_its_maps() -> None:
+    given_back = faults("server", "left")
+    assert given_back > 1000
+    assert faults("server") < given_back / 20
