@@ -21,7 +21,7 @@ from service.errors import InvalidParameter
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
 # Without markup: file names may have brackets.
 out = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
-errors = Console(stderr=True, markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False, soft_wrap=True)
 
 ModelOption = Annotated[str, typer.Option(help="A name of `hrpose models` or a checkpoint file.")]
 DetectorOption = Annotated[

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from commands.console import can_be_written, out
+from commands.console import DetectorOption, can_be_written, out
 from heads.errors import ImageError
 from heads.image import Image, photographs, read_image
+from service.inference.engine import DEFAULT_DETECTOR
 
 if TYPE_CHECKING:
     from service.inference.loading import Loaded
@@ -27,6 +28,7 @@ def quantize(
     target: Annotated[
         Path, typer.Option("--out", help="The .onnx file to write.", callback=can_be_written)
     ],
+    detector: DetectorOption = DEFAULT_DETECTOR,
 ) -> None:
     """Write a network in 8-bit integers: smaller, faster on processors that have them, less exact.
 
@@ -44,7 +46,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder) / "exact.onnx"
         export_onnx(network, exact)
-        samples = what_it_sees(exact, photos)
+        samples = what_it_sees(exact, photos, detector)
         quantize_onnx(exact, samples, target)
         sizes = [file.stat().st_size / 1e6 for file in (exact, target)]
     out.print(
@@ -53,15 +55,25 @@ def quantize(
     )
 
 
-def what_it_sees(file: Path, folder: Path) -> list[npt.NDArray[np.uint8]]:
-    """The crops that a network is fed when it serves the photographs of a folder."""
+def what_it_sees(
+    file: Path, folder: Path, detector: str = DEFAULT_DETECTOR
+) -> list[npt.NDArray[np.uint8]]:
+    """The crops that a network is fed when it serves the photographs of a folder.
+
+    detector: finds their boxes, for a pose network; `none`: whole photographs.
+    """
     from service.inference.estimator import Estimator, LazyNetwork
     from service.inference.loading import Loaded, Loader, choose
 
     loader = Loader(choose("auto"))
     loaded = loader.load(file)
     watched = _Watched(loaded)
-    estimator = Estimator(LazyNetwork(file), loader=loader, loaded=Loaded(loaded.spec, watched))
+    estimator = Estimator(
+        LazyNetwork(file),
+        loader=loader,
+        loaded=Loaded(loaded.spec, watched),
+        detector=detector,
+    )
     asked: dict[str, Callable[[Image], object]] = {
         "classify": estimator.classify,
         "segment": estimator.segment,

@@ -35,12 +35,20 @@ def read_spec(path: Path) -> NetworkSpec:
 
     Raises CheckpointError with the file's name and what is wrong with it.
     """
+    return _parse_spec(path, _metadata(path))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file is of ours, rather than bare tensors of another program."""
+    return _KEY in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    return _parse_spec(path, metadata)
 
 
 def load_checkpoint(path: Path) -> tuple[NetworkSpec, dict[str, "torch.Tensor"]]:

@@ -35,6 +35,14 @@ BOX_PADDING = 1.25
 """A crop shows this much more than its box, so that no limb is cut (official HRNet code)."""
 
 
+def antialiased(alignment: Alignment) -> bool:
+    """Whether a person's crop averages where it shows less than half of the pixels; see `warp`.
+
+    The official bilinear crop is part of what `legacy` reproduces.
+    """
+    return alignment != "legacy"
+
+
 @dataclass(frozen=True, eq=False)
 class Crop:
     """A view of an image: the map from image pixels to the pixels of a network's input.

@@ -107,8 +107,8 @@ class Skeleton(BaseModel):
             if names == COCO_17.keypoints:
                 fields = COCO_17.model_dump()
             else:
-                edges = _edges(category.get("skeleton", ()))
-                name = category.get("name", "custom")
+                edges = _edges(category.get("skeleton") or ())
+                name = category.get("name") or "custom"
                 pairs = _pairs_by_name(names)
                 fields = {"name": name, "keypoints": names, "edges": edges, "flip_pairs": pairs}
             if "flip_pairs" in given:

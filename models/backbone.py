@@ -79,9 +79,11 @@ class Backbone(nn.Module):
     unbuilt: how the names of those tensors start which the paper's network has and this one was
         not asked for; a public file may hold them.
     classification_strides: the maps that the paper's classifier reads.
+    may_have_idle_layers: some may lead to none of the asked maps, and get no gradient.
     """
 
     classification_strides: tuple[int, ...] = (32,)
+    may_have_idle_layers = False
 
     def __init__(self, specs: Sequence[FeatureSpec], unbuilt: Sequence[str] = ()) -> None:
         super().__init__()

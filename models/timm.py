@@ -78,6 +78,7 @@ class TimmBackbone(Backbone):
         self.fixed_size = built_for if described.fixed or resized else None
         self.channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         self.network: nn.Module = network
+        self.may_have_idle_layers = True
         built = {_plain(name) for name in self.state_dict()}
         left_out = [name for name in described.tensor_names if _plain(name) not in built]
         self.unbuilt = tuple(left_out)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,13 +11,14 @@ from fastapi import FastAPI
 
 from models.extras import explained
 from service import cors, openapi, problems
+from service.errors import Conflict
 from service.guard import Guard
 from service.metrics import Metrics
 from service.routes import classify, detect, health, models, page, pose, segment, v2
 from service.server import serve
 from service.serving import PoseEngine, Serving
 from service.settings import Settings, words_of
-from service.siblings import Seat, Siblings
+from service.siblings import Order, Seat, Siblings
 from service.supervisor import Supervisor
 from service.tracing import create_tracer
 
@@ -60,7 +61,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.metrics_text = siblings.text if siblings else metrics.text
-    app.state.pass_on = siblings.pass_on if siblings else lambda _: None
+    app.state.pass_on = _passing_on(seat, siblings)
     for routes in (pose, detect, classify, segment, models, v2, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.page_files())
@@ -69,6 +70,22 @@ def create_app(
     app.add_middleware(Guard, serving=serving, metrics=metrics, tracer=tracer)
     cors.install(app, words_of(settings.cors_origins))
     return app
+
+
+def _passing_on(seat: Seat | None, siblings: Siblings | None) -> Callable[[Order], None]:
+    """What has a change of networks done by the other processes too."""
+    if siblings is not None:
+        return siblings.pass_on
+    if seat is None or seat.workers == 1:
+        return lambda _: None
+
+    def cannot(_: Order) -> None:
+        raise Conflict(
+            "this process did, but the others of this server cannot be told: there was no room for "
+            "the folder in which they meet (TMPDIR)"
+        )
+
+    return cannot
 
 
 def create_engine(settings: Settings) -> PoseEngine:

@@ -17,7 +17,18 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers, and of trailers after a body; what comes in one piece may have
 what one read takes."""
 
-_UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
+RESERVE = 64
+"""So many connections beyond the most are heard out: who asks whether the server lives is answered,
+and who sends before it reads is told that there are too many."""
+
+LINGER_S = 5.0
+"""So long may one that is sent away go on sending; what it was told may be lost after that."""
+
+_UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade[ \t]*:")
+_BEGUN = re.compile(rb"(?i)(?<=\n)(u|up|upg|upgr|upgra|upgrad|upgrade[ \t]*)\Z")
+
+
+_TOO_MANY = (503, "overloaded", "Not serving now", "too many connections are open")
 
 
 @dataclass(frozen=True)
@@ -26,11 +37,13 @@ class Patience:
 
     header_s: from the start of a connection, or the first byte after an answer, until a request's
     head is whole.  send_s: until the client has taken an answer, and, where that refused a body
-    before its end, has sent the rest.  max_connections: open at once.
+    before its end, has sent the rest.  idle_s: from an answer until the next request begins.
+    max_connections: open at once.
     """
 
     header_s: float
     send_s: float
+    idle_s: float
     max_connections: int
 
 
@@ -39,7 +52,10 @@ def protocol_of(settings: Settings) -> type[asyncio.Protocol]:
 
     class Protocol(PatientProtocol):
         patience = Patience(
-            settings.header_timeout_s, settings.send_timeout_s, settings.max_connections
+            settings.header_timeout_s,
+            settings.send_timeout_s,
+            settings.keep_alive_s,
+            settings.max_connections,
         )
 
     return Protocol
@@ -54,29 +70,39 @@ class PatientProtocol(HttpToolsProtocol):
     _waiting_for_rest: asyncio.TimerHandle | None = None
     _waiting_for_reader: asyncio.TimerHandle | None = None
     _is_new = True
+    _is_in_reserve = False
+    _is_sent_away = False
     _in_body = False
+    _before = b"\n"
+    _held = b""
     _head_bytes = 0
     _cycles: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client came; it is sent away where too many are there."""
         super().connection_made(transport)
-        if len(self.connections) > self.patience.max_connections:
-            self._refuse(503, "overloaded", "Not serving now", "too many connections are open")
+        self.timeout_keep_alive = self.patience.idle_s  # type: ignore[assignment]  # any number
+        most = self.patience.max_connections
+        self._is_in_reserve = len(self.connections) > most
+        if len(self.connections) > most + RESERVE:
+            self._refuse(*_TOO_MANY)
         else:
             self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
         """A client sent something: perhaps the rest of a request's head."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_sent_away:
             return
         self._is_new = False
         self._head_bytes += len(data)
-        if not self._in_body:
-            data = _without_upgrade(data)
-            if self._waiting_for_head is None and not self._is_at_work:
-                self._wait_for_head()
-        super().data_received(data)
+        if not self._in_body and self._waiting_for_head is None and not self._is_at_work:
+            self._wait_for_head()
+        while data and not self._is_sent_away and not self.transport.is_closing():
+            piece, data = (data, b"") if self._in_body else self._piece_of_head(data)
+            if piece:
+                super().data_received(piece)
+        if self._is_sent_away:
+            return
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._head_is_too_long()
 
@@ -97,6 +123,9 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_body = True
         self._head_bytes = 0
         self._head_is_whole()
+        if self._is_in_reserve and not self.url.startswith(b"/health/"):
+            self._send_away()
+            return
         if not self._is_at_work:
             self._watch_reader()
         super().on_headers_complete()
@@ -107,12 +136,15 @@ class PatientProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body, which has bounds elsewhere; what follows may be trailers."""
         self._head_bytes = 0
-        super().on_body(body)
+        if not self._is_sent_away:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request's body is whole."""
         self._in_body = False
         self._head_bytes = 0
+        if self._is_sent_away:
+            return
         self._rest_is_whole()
         super().on_message_complete()
         if not self._is_at_work and not self.transport.is_closing():
@@ -126,7 +158,9 @@ class PatientProtocol(HttpToolsProtocol):
         """An answer was written, though perhaps not yet taken, nor the question whole."""
         super().on_response_complete()
         self._watch_reader()
-        if self._in_body and not self._is_at_work:
+        if self._is_in_reserve:
+            self._close()
+        elif self._in_body and not self._is_at_work:
             self._waiting_for_rest = self.loop.call_later(self.patience.send_s, self._close)
 
     def pause_writing(self) -> None:
@@ -205,8 +239,37 @@ class PatientProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
+    def _send_away(self) -> None:
+        """Refuses, and hears the client out: closed at once, the refusal would be lost."""
+        self._is_sent_away = True
+        self._say(*_TOO_MANY)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._waiting_for_rest = self.loop.call_later(LINGER_S, self._close)
+
+    def _piece_of_head(self, data: bytes) -> tuple[bytes, bytes]:
+        """What the parser may see of a head that goes on with these bytes, and what comes after it.
+
+        A wish for another protocol is not to be granted, and a server may pass it over (RFC 9110,
+        section 7.8); the parser would take all that follows the head for that protocol, and Java's
+        client has the wish in every request. The start of a line that may become one is held back.
+        """
+        data, self._held = self._held + data, b""
+        head, blank, rest = data.partition(b"\r\n\r\n")
+        lines = self._before + head + blank
+        if not blank and (start := _BEGUN.search(lines)):
+            self._held = lines[start.start() :]
+            lines = lines[: start.start()]
+        shown = _UPGRADE.sub(b"not-upgraded:", lines)[1:]
+        self._before = b"\n" if blank else lines[-1:]
+        return shown, rest
+
     def _refuse(self, status: int, kind: str, title: str, detail: str) -> None:
-        """Says why, as a problem, and closes: below the application there is nobody else to."""
+        self._say(status, kind, title, detail)
+        self._close()
+
+    def _say(self, status: int, kind: str, title: str, detail: str) -> None:
+        """What is wrong, as a problem: below the application there is nobody else to say it."""
         content = {"type": f"/problems/{kind}", "title": title, "status": status, "detail": detail}
         body = json.dumps(content)
         retry = "Retry-After: 1\r\n" if status in (408, 503) else ""
@@ -214,22 +277,9 @@ class PatientProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
             f"{retry}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
         )
-        self._close()
 
     def _close(self) -> None:
         self._unset_keepalive_if_required()
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._wait_for_reader()
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The start of a request without a wish for another protocol, which is not to be granted.
-
-    The parser would take what follows the head for that protocol, though a server may pass the wish
-    over (RFC 9110, section 7.8), and Java's client has it in every request.
-    """
-    head, blank, rest = data.partition(b"\r\n\r\n")
-    if not _UPGRADE.search(head):
-        return data
-    return _UPGRADE.sub(b"\r\nnot-upgraded:", head) + blank + rest

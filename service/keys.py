@@ -135,7 +135,7 @@ def read_keys(path: Path) -> list[Key]:
     or a file without any key, which would leave the server open.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise KeyFileError(f"api_keys_file {path} cannot be read: {reason}") from None

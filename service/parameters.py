@@ -185,7 +185,8 @@ class ClassifyParameters(Parameters):
 
     model: _Name | None = Field(
         default=None,
-        description="A network of GET /models with the task `classify`; else the embedded one.",
+        description="A network of GET /models with the task `classify`; else the server's default "
+        "network if it is one, or the embedded one.",
     )
     top_k: Annotated[int, Field(ge=1, le=1000), _A_NUMBER] = Field(
         default=5, description="So many classes, likeliest first."
@@ -197,7 +198,8 @@ class SegmentParameters(Parameters):
 
     model: _Name | None = Field(
         default=None,
-        description="A network of GET /models with the task `segment`; else the first at hand.",
+        description="A network of GET /models with the task `segment`; else the server's default "
+        "network if it is one, or the first at hand.",
     )
     view: Literal["classes", "overlay"] = Field(
         default="classes",

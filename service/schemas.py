@@ -306,7 +306,7 @@ class ModelAnswer(Answer):
 
 
 class ModelsResponse(Answer):
-    """All networks; `default` is what a request without a model gets."""
+    """All networks; `default` is what POST /pose takes where a request names none."""
 
     default: str
     detector: str

@@ -27,7 +27,9 @@ class Settings(BaseSettings):
         description="Serve networks without trained weights; their answers say so.",
     )
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; 0.0.0.0 is every one."
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; 0.0.0.0 is every one.",
     )
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
@@ -145,6 +147,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time for a client to take its answer, in seconds; its connection is "
         "closed then.",
+    )
+    keep_alive_s: float = Field(
+        default=75.0,
+        gt=0,
+        le=DAY_S,
+        allow_inf_nan=False,
+        description="Longest time that a connection stays open between requests, in seconds; more "
+        "than proxies keep theirs, which else send a request into one that closes.",
     )
     max_connections: int = Field(
         default=1000, ge=1, description="Most connections open at once; more are refused."

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
-from models.errors import HrposeError
+from models.errors import HrposeError, UnknownName
 from service.entry import Entry
 from service.errors import Conflict, Unavailable
 from service.totals import total
@@ -103,7 +103,7 @@ class Siblings:
         with ThreadPoolExecutor(workers) as threads:
             told = list(
                 threads.map(
-                    lambda n: self._tell() if n == me else self._ask(n, COUNTED, PATIENCE_S),
+                    lambda n: self._tell() if n == me else self._counted_by(n),
                     range(workers),
                 )
             )
@@ -115,12 +115,12 @@ class Siblings:
         """Has all others carry out what this one did, and waits until they have.
 
         One that is gone is passed over: its successor reads the files as they are. Conflict where
-        one cannot, with its reason.
+        one cannot, with its reason, or does not answer.
         """
         line = json.dumps(asdict(order)).encode() + b"\n"
         others = [n for n in range(self._seat.workers) if n != self._seat.worker]
         with ThreadPoolExecutor(max(1, len(others))) as threads:
-            said = list(threads.map(lambda n: self._ask(n, line, CHANGE_S), others))
+            said = list(threads.map(lambda n: self._order(n, line), others))
         if reasons := [text for text in dict.fromkeys(said) if text]:
             raise Conflict(f"not all processes of this server could: {'; '.join(reasons)}")
 
@@ -138,9 +138,12 @@ class Siblings:
     async def _carry_out(self, line: bytes) -> str:
         """Why an order could not be carried out; nothing where it was."""
         try:
-            await run_in_threadpool(self._change, Order(**json.loads(line)))
+            order = Order(**json.loads(line))
+            await run_in_threadpool(self._change, order)
         except Unavailable:  # this process is about to end
             return ""
+        except UnknownName as error:  # an order to unload what is not loaded here, and has no file
+            return str(error) if order.load else ""
         except HrposeError as error:
             return str(error)
         except Exception:  # the top of a task: who asked is not to wait for ever
@@ -159,15 +162,29 @@ class Siblings:
                 os.replace(new, left)
         return text
 
+    def _counted_by(self, worker: int) -> str:
+        """What another process counted; nothing where it does not answer, or not in time."""
+        with contextlib.suppress(OSError):
+            return self._ask(worker, COUNTED, PATIENCE_S)
+        return ""
+
+    def _order(self, worker: int, line: bytes) -> str:
+        """Why another process could not carry out an order; nothing where it did, or is gone."""
+        try:
+            return self._ask(worker, line, CHANGE_S)
+        except (ConnectionError, FileNotFoundError):  # killed, or not there yet
+            return ""
+        except OSError:
+            return f"process {worker} does not answer; ask again"
+
     def _ask(self, worker: int, line: bytes, patience_s: float) -> str:
-        """What another process tells; nothing where it does not answer, or not in time."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        """What another process says; nothing where it was killed meanwhile."""
+        with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(patience_s)
             asking.connect(self._socket(worker))
             asking.sendall(line)
             text = b"".join(iter(lambda: asking.recv(2**16), b"")).decode(errors="replace")
             return text.removesuffix(END) if text.endswith(END) else ""
-        return ""
 
     def _left_by(self, worker: int) -> str:
         with contextlib.suppress(OSError):

@@ -34,6 +34,9 @@ log = logging.getLogger("hrpose")
 PAUSE_S = 1.0
 """Between the death of a process and its successor, so that a fault at start is no busy loop."""
 
+FAULT_PAUSE_S = 10.0
+"""The same after a successor that ended by itself: what it lacks is hardly there a second later."""
+
 TICK_S = 0.05
 
 GRACE_S = 10.0
@@ -44,6 +47,9 @@ Serve = Callable[[Settings, socket.socket, Seat], None]
 
 class Supervisor:
     """Runs `settings.workers` processes until told to stop.
+
+    A fault of a process before the address was ready, as a wrong setting, ends all. Later it is a
+    reason to try again: the others do not need what its successor did not find, memory, a file.
 
     serve: what each runs, with the listening socket and its seat among the others; a function that
     can be pickled.
@@ -63,7 +69,7 @@ class Supervisor:
         self._opened, self._opens = multiprocessing.Pipe(duplex=False)
 
     def run(self) -> int:
-        """Blocks; the exit status: 0, or that of a process which ended by a fault of its own."""
+        """Blocks; the exit status: 0, or that of a process whose fault kept all from starting."""
         logs.install(self._settings.log_level, self._settings.log_format)
         with _meeting_folder() as self._folder:
             try:
@@ -98,12 +104,13 @@ class Supervisor:
             for at, process in enumerate(self._processes):
                 if process.exitcode is None or self._stopping:
                     continue
-                if process.exitcode > 0:  # a fault of its own: a successor would do the same
+                by_itself = process.exitcode > 0
+                if by_itself and not self._opened.poll():
                     return process.exitcode
                 log.error(
                     "process %s ended (%d); another takes its place", process.pid, process.exitcode
                 )
-                if self._pause():
+                if self._pause(FAULT_PAUSE_S if by_itself else PAUSE_S):
                     return 0
                 if at == 0:  # nobody is left who would answer before it is ready
                     self._entry().open()
@@ -113,12 +120,12 @@ class Supervisor:
                     log.error("no process could take its place: %s", error)
         return 0
 
-    def _pause(self) -> bool:
+    def _pause(self, seconds: float) -> bool:
         """Waits before a successor starts; True where all is to end, at once then.
 
         Without an Event: its lock could be held by what the signal interrupts.
         """
-        end = time.monotonic() + PAUSE_S
+        end = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < end:
             time.sleep(TICK_S)
         return self._stopping
@@ -170,6 +177,7 @@ def _work(serve: Serve, settings: Settings, listening: socket.socket, seat: Seat
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, name="supervisor", daemon=True).start()
+    logs.install(settings.log_level, settings.log_format)
     try:
         serve(settings, listening, seat)
     except Exception as error:  # the top of a process: said once, by its supervisor's status

@@ -112,7 +112,7 @@ def load_annotations(
         raise AnnotationError(f"{path.name} has no category with keypoints")
     if skeleton is None:
         try:
-            skeleton = Skeleton.from_coco_category(category.model_dump())
+            skeleton = Skeleton.from_coco_category(category.model_dump(exclude_none=True))
         except SpecError as error:
             raise AnnotationError(f"{path.name}: {error}") from error
     elif list(skeleton.keypoints) != category.keypoints:

@@ -7,6 +7,9 @@ from heads.network import Maps, Network, input_tensor
 from heads.spec import NetworkSpec
 from training.errors import TrainingDiverged
 
+LOOKED_AT = 32
+"""So many views at once: a crowd in one photograph is not to need more memory than training."""
+
 
 def answers(network: Network, spec: NetworkSpec, views: Image) -> Maps:
     """Of RGB uint8 views [N, H, W, 3], float32.
@@ -15,10 +18,12 @@ def answers(network: Network, spec: NetworkSpec, views: Image) -> Maps:
     """
     network.eval()
     device = next(network.parameters()).device
+    said: list[Maps] = []
     with torch.inference_mode():
-        said = network(input_tensor(spec, torch.from_numpy(views).to(device)))
-    parts = said if isinstance(said, dict) else {"": said}
-    maps = {name: tensor.float().cpu() for name, tensor in parts.items()}
+        for part in torch.from_numpy(views).split(LOOKED_AT):
+            said.append(network(input_tensor(spec, part.to(device))))
+    parts = [maps if isinstance(maps, dict) else {"": maps} for maps in said]
+    maps = {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
     if not all(tensor.isfinite().all() for tensor in maps.values()):
         raise TrainingDiverged(f"{spec.name} answers what is not finite; try a lower learning_rate")
-    return maps if isinstance(said, dict) else maps[""]
+    return maps if isinstance(said[0], dict) else maps[""]

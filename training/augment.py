@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from heads.geometry import BOX_PADDING, Alignment, Crop, Size, flip_points
+from heads.geometry import BOX_PADDING, Alignment, Crop, Size, antialiased, flip_points
 from heads.image import Image, warp
 from heads.skeleton import Skeleton
 
@@ -86,7 +86,8 @@ class Augmentation:
             rotation_deg=turn,
         )
         mirrored = rng.random() < self.flip
-        view = warp(image, crop.mirrored() if mirrored else crop)
+        seen = crop.mirrored() if mirrored else crop
+        view = warp(image, seen, antialias=antialiased(self.alignment))
         points = crop.to_input(keypoints).astype(np.float32)
         if mirrored:
             points = flip_points(points, self.input_size[1], self.skeleton.flip_order)

@@ -13,6 +13,7 @@ AP and AR are computed by pycocotools, by OKS, over 10 thresholds from 0.50 to 0
 import contextlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from heads.files import write_whole
 from heads.geometry import BOX_PADDING, Size, padded_box
 from heads.image import read_image
 from heads.person import Person
-from heads.skeleton import Skeleton
+from heads.skeleton import COCO_17, Skeleton
 from heads.suppression import rescore_and_suppress
 from training import metrics
 from training.annotations import Annotations, Box, Id, checked, load_detections
@@ -50,7 +51,7 @@ ann_id where the annotated person's box was given."""
 _NOBODY: Result = {"score": -np.inf}
 _MEDIUM, _LARGE = (32.0**2, 96.0**2), (96.0**2, 1e10)
 _OFFICIAL_ASPECT = 3 / 4  # of the published crops, whose areas tell how alike people are
-_MAX_PEOPLE = 20  # the official measure counts so many answers a photograph
+_MAX_PEOPLE = 20  # the official measure counts so many answers a photograph, of COCO's people
 
 
 class Scores(BaseModel):
@@ -235,7 +236,7 @@ def _checked_answers(annotations: Annotations, results: Sequence[Result]) -> lis
     """The results, each whole, finite, and of what is annotated."""
     answers = checked(_ANSWERS, results, "results")
     known = {image["id"] for image in annotations.images}
-    if unknown := sorted({answer.image_id for answer in answers} - known):
+    if unknown := sorted({answer.image_id for answer in answers} - known, key=str):
         raise AnnotationError(
             f"results name images that {annotations.name} does not have: {unknown[:5]}"
         )
@@ -285,13 +286,15 @@ def _official(
 ) -> npt.NDArray[np.float64]:
     """The ten numbers of pycocotools' keypoint summary; -1 where nothing could be measured."""
     # Numbered from 1: pycocotools marks an answer with the id of its person, and 0 means nobody.
+    # Images as well: it sorts their ids, which may be numbers and words.
+    images = {image["id"]: number for number, image in enumerate(annotations.images, start=1)}
     people = [
-        {**entry, "id": number}
+        {**entry, "id": number, "image_id": images[entry["image_id"]]}
         for number, entry in enumerate(annotations.annotations, start=1)
         if not given_boxes or entry["num_keypoints"] > 0
     ]
     truth = {
-        "images": list(annotations.images),
+        "images": [{"id": number} for number in images.values()],
         "annotations": people,
         "categories": [{"id": annotations.category_id, "name": annotations.skeleton.name}],
     }
@@ -299,7 +302,11 @@ def _official(
         return _nothing_found(
             [a["area"] for a in people if a["num_keypoints"] and not a["iscrowd"]]
         )
-    plain = [{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results]
+    plain = [
+        {k: r[k] for k in ("category_id", "keypoints", "score")}
+        | {"image_id": images[r["image_id"]]}
+        for r in results
+    ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it works
         coco = COCO()
         coco.dataset = truth
@@ -307,11 +314,34 @@ def _official(
         measure = COCOeval(coco, coco.loadRes(plain), "keypoints")
         measure.params.kpt_oks_sigmas = np.array(annotations.skeleton.sigmas)
         measure.params.catIds = [annotations.category_id]
-        measure.params.maxDets = [_MAX_PEOPLE]
+        measure.params.maxDets = [_most_answers(annotations)]
         measure.evaluate()
         measure.accumulate()
-        measure.summarize()
-    return np.asarray(measure.stats, dtype=np.float64)
+    return _ten_numbers(measure)
+
+
+def _most_answers(annotations: Annotations) -> int:
+    """So many of a photograph are counted: as many as are annotated, but of COCO's people 20."""
+    if annotations.skeleton.keypoints == COCO_17.keypoints:
+        return _MAX_PEOPLE
+    alike = Counter(entry["image_id"] for entry in annotations.annotations)
+    return max((_MAX_PEOPLE, *alike.values()))
+
+
+def _ten_numbers(measure: Any) -> npt.NDArray[np.float64]:
+    """AP, AP50, AP75, AP M, AP L, then the same of AR, from what pycocotools has accumulated.
+
+    Its own summary knows of 20 answers a photograph only.
+    """
+    thresholds = measure.params.iouThrs
+    numbers = []
+    for table in (measure.eval["precision"], measure.eval["recall"][:, None]):
+        of_all, medium, large = np.moveaxis(table[..., 0], -1, 0)  # each [T, recalls, categories]
+        fifty, seventy_five = (of_all[np.isclose(thresholds, t)] for t in (0.5, 0.75))
+        for values in (of_all, fifty, seventy_five, medium, large):
+            known = values[values > -1]
+            numbers.append(known.mean() if known.size else -1.0)
+    return np.array(numbers, dtype=np.float64)
 
 
 def _nothing_found(areas: Sequence[float]) -> npt.NDArray[np.float64]:

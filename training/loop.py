@@ -21,14 +21,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from heads.checkpoint import load_checkpoint, save_checkpoint
+from heads.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from heads.load import load
 from heads.network import Maps, Network, build, input_tensor
 from heads.spec import Provenance
 from models.errors import HrposeError
 from models.weights import load_strict, load_weights, read_state, rename
 from training.data import EpochSampler
-from training.errors import DataError, StateError, TrainingDiverged
+from training.errors import DataError, RecipeError, StateError, TrainingDiverged
 from training.log import Log, bar
 from training.precision import arithmetic
 from training.recipe import Optimisation, Recipe
@@ -45,7 +45,8 @@ def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) 
 
     data: the folder that the recipe's paths start from.  runs: where run folders are kept.
     stop_at: a time (time.time()) after which the run saves its state and ends.
-    Raises DataError, AnnotationError, WeightsError, StateError, WorkersError, or TrainingDiverged.
+    Raises DataError, AnnotationError, WeightsError, StateError, WorkersError,
+    RecipeError, or TrainingDiverged.
     """
     workers = Workers.join(recipe.optimisation.device)
     try:
@@ -105,14 +106,17 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
         with bar(progress, how.epochs, batches, workers.first) as line:
             for group in _groups(_batches(task, sampler, how), how.accumulate):
                 loss = torch.zeros((), device=workers.device)  # the mean of the group's
+                samples = sum(len(images) for images, *_ in group)
                 for number, (images, *targets) in enumerate(group, start=1):
                     progress.step += 1
                     progress.crops += len(images) * workers.count
                     with workers.apart(shared, more=number < len(group)):
                         loss += _backward(
-                            forward, task, images, targets, scaler, how, workers.device, len(group)
-                        )
+                            forward, task, images, targets, scaler, how, workers.device,
+                            share=len(images) / samples,
+                        )  # fmt: skip
                 sound &= _step(network, optimizer, scaler, how, loss)
+                lr = float(schedule.get_last_lr()[0])
                 schedule.step()
                 average.update_parameters(network)
                 logs = math.ceil(progress.step / how.accumulate) % watch.log_every == 0
@@ -126,7 +130,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
                     line.task_ids[0], completed=progress.step, loss=value, crops_per_s=crops_per_s
                 )
                 if logs:
-                    value, lr = workers.mean(value), float(schedule.get_last_lr()[0])
+                    value = workers.mean(value)
                     if log is not None:
                         log.write(progress, loss=value, lr=lr, crops_per_s=crops_per_s)
                 if saves:
@@ -177,7 +181,7 @@ def _start_from(network: Network, recipe: Recipe) -> None:
 def _state_of(init: str) -> dict[str, Tensor]:
     """The tensors of a network of the zoo, of a checkpoint of ours, or of a public file."""
     path = Path(init)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and is_checkpoint(path):
         return load_checkpoint(path)[1]
     if path.suffix:
         return rename(read_state(path), "auto")
@@ -241,9 +245,9 @@ def _backward(
     scaler: GradScaler,
     how: Optimisation,
     device: torch.device,
-    batches: int = 1,
+    share: float = 1.0,
 ) -> Tensor:
-    """Adds the gradient of one batch; returns its loss, as its share of a step of so many batches.
+    """Adds the gradient of one batch; returns its loss, times its share of a step's samples.
 
     Images uint8 [N, H, W, 3].
     """
@@ -253,10 +257,22 @@ def _backward(
     x = x.contiguous(memory_format=torch.channels_last)
     kind = arithmetic(how.precision, device)
     with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-        answer = forward(x)
-    loss = task.loss(answer, images, mixed) / batches
+        answer = _answer(forward, x)
+    loss = task.loss(answer, images, mixed) * share
     scaler.scale(loss).backward()
     return loss.detach()
+
+
+def _answer(forward: Callable[[Tensor], Maps], x: Tensor) -> Maps:
+    try:
+        return forward(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RecipeError(
+            f"optimisation.batch: {len(x)} is too few for this network's batch norms, whose "
+            "coarsest map has one cell a sample; take more, or a larger network.input_size"
+        ) from error
 
 
 def _step(

@@ -232,15 +232,22 @@ class PeopleDataset:
         return torch.from_numpy(view), *(torch.from_numpy(maps[name]) for name in NAMES)
 
     def _view(self, image_size: tuple[int, int], rng: np.random.Generator) -> Crop:
-        """The photograph whole, but for a random scale, shift and turn."""
-        height, width = image_size
-        views = self._views
-        shift = views.shift * rng.uniform(-1, 1, 2)
-        box = (float(shift[0] * width), float(shift[1] * height), float(width), float(height))
+        """A window somewhere in the photograph, about at the scale at which it is looked at later.
+
+        About: times a random number. Where it is larger than the photograph it shows all of it.
+        """
+        views, size = self._views, self._spec.input_size
         zoom = 1 + views.scale * float(np.clip(rng.normal(), -1, 1))
+        scale = self._spec.whole(image_size).scale / zoom
+        height, width = (side / scale for side in size)
+        top, left = (
+            rng.uniform(min(0.0, whole - shown), max(0.0, whole - shown))
+            + views.shift * shown * rng.uniform(-1, 1)
+            for whole, shown in zip(image_size, (height, width), strict=True)
+        )
         turn = float(np.clip(rng.normal() / 2, -1, 1)) * views.rotation_deg
-        size = self._spec.input_size
-        return Crop.around(box, size, alignment="udp", padding=zoom, rotation_deg=turn)
+        box = (left, top, width, height)
+        return Crop.around(box, size, alignment="udp", padding=1.0, rotation_deg=turn)
 
 
 def _around(crop: Crop, boxes_xyxy: FloatArray) -> FloatArray:

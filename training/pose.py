@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from heads.draw import draw_people, grid
-from heads.geometry import flip_heatmaps
+from heads.geometry import Crop, antialiased, flip_heatmaps
 from heads.image import Image, read_image, warp
 from heads.network import Maps, Network
 from heads.person import Person, person_score
@@ -99,7 +99,7 @@ class PoseTask:
         crops = [self.spec.crop(tuple(person["bbox"])) for person in chosen]
         views = np.stack(
             [
-                warp(read_image(files[person["image_id"]]), crop)
+                _view(self.spec, read_image(files[person["image_id"]]), crop)
                 for person, crop in zip(chosen, crops, strict=True)
             ]
         )
@@ -117,7 +117,7 @@ def validate(network: Network, spec: NetworkSpec, truth: Annotations, images: Pa
 
     def predict(image: Image, boxes: Any) -> list[Person]:
         crops = [spec.crop(box) for box in boxes]
-        found = _found(network, spec, np.stack([warp(image, crop) for crop in crops]))
+        found = _found(network, spec, np.stack([_view(spec, image, crop) for crop in crops]))
         return [
             _person(crop.to_image(p), s, b)
             for crop, p, s, b in zip(crops, *found, boxes, strict=True)
@@ -125,6 +125,11 @@ def validate(network: Network, spec: NetworkSpec, truth: Annotations, images: Pa
 
     results = predict_all(truth, images, predict, "gt")
     return score(truth, results, model=spec.name, boxes="annotated boxes, flip test")
+
+
+def _view(spec: NetworkSpec, image: Image, crop: Crop) -> Image:
+    """What the network is fed with for a crop when it serves."""
+    return warp(image, crop, antialias=antialiased(spec.alignment))
 
 
 def _found(network: Network, spec: NetworkSpec, views: Image) -> tuple[Any, Any]:

@@ -117,7 +117,7 @@ class Data(_Part):
         (classify); folders of masks, PNGs with the class of each pixel (segment).
     train_images, val_images: the photographs of keypoint files and masks.
     more: keypoint files beside `train` that are learned from too, of the same keypoints.
-    classes: of masks, by number.
+    classes: of masks, by number; 255 at most, for 255 marks pixels that nobody labelled.
     weights: how often samples of a source are drawn, relatively.
     skip_bad: leave out annotations and photographs in which `hrpose data check` finds errors, as
         far as it finds them without opening photographs (keypoint files).
@@ -129,7 +129,7 @@ class Data(_Part):
     val: str
     val_images: str = ""
     more: tuple[Labels, ...] = ()
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = Field(default=(), max_length=255)
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     skip_bad: bool = False
     description: str = ""

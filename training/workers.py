@@ -91,7 +91,8 @@ class Workers:
                 # be those of channels_last, gradients of its parts (heads.necks.MixConv2d) differ
                 # in them, and DistributedDataParallel warns and copies.
                 parameter.data = parameter.data.flatten().view(parameter.shape)
-        return DistributedDataParallel(network, device_ids=devices)
+        idle = any(getattr(part, "may_have_idle_layers", False) for part in network.modules())
+        return DistributedDataParallel(network, devices, find_unused_parameters=idle)
 
     def apart(self, shared: nn.Module, more: bool) -> AbstractContextManager[None]:
         """Where gradients are not exchanged yet, if more batches follow before the step."""

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from heads.checkpoint import read_spec
 from heads.errors import CheckpointError, WeightsMissing
 from heads.onnx_file import read_onnx_spec
 from heads.skeleton import Skeleton
-from heads.spec import NetworkSpec, default_spec
+from heads.spec import NetworkSpec, Task, default_spec
 from models.errors import SpecError, UnknownName
 from service.errors import InvalidParameter
 from service.inference.answers import ModelState
@@ -170,6 +171,14 @@ class Catalogue:
                 log.warning("not listed: %s", error)
         return found
 
+    def first_at_hand(self, task: Task, loaded: Mapping[str, NetworkSpec]) -> str | None:
+        """A network of that task which is loaded, or else whose weights are here."""
+        for name in dict.fromkeys((*loaded, *self._own_names())):
+            with suppress(CheckpointError, UnknownName):  # damaged, or removed meanwhile
+                if self.info(name, loaded).task == task:
+                    return name
+        return next((e.name for e in zoo.entries() if e.task == task and is_here(e.name)), None)
+
     def info(self, name: str, loaded: Mapping[str, NetworkSpec]) -> ModelInfo:
         """What is known of a network by its name in this catalogue."""
         if (own := self._own(name)) is not None:
@@ -314,11 +323,6 @@ def resolve_default() -> str:
     if find_spec("torch") is None:
         return EMBEDDED_DEFAULT
     return next((name for name in OFFICIAL_DEFAULTS if is_here(name)), EMBEDDED_DEFAULT)
-
-
-def first_at_hand(task: str) -> str | None:
-    """A network of that task whose weights are here; None where there is none."""
-    return next((e.name for e in zoo.entries() if e.task == task and is_here(e.name)), None)
 
 
 def is_here(name: str) -> bool:

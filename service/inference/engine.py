@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from heads.classes import palette
 from heads.errors import WeightsMissing
 from heads.photo import Photo
-from heads.spec import NetworkSpec
+from heads.spec import NetworkSpec, Task
 from models.errors import SpecError, UnknownName
 from service.errors import Conflict, InvalidParameter
 from service.inference.answers import (
@@ -27,7 +27,6 @@ from service.inference.catalogue import (
     DEFAULT_CLASSIFIER,
     Catalogue,
     ModelInfo,
-    first_at_hand,
 )
 from service.inference.cores import cores
 from service.inference.job import Job
@@ -249,9 +248,12 @@ class Engine:
         )
 
     def classify(self, data: bytes, model: str | None, top_k: int, job: Job) -> ClassifyAnswer:
-        """What a photograph shows; model: a `classify` network, None for the embedded one."""
+        """What a photograph shows; model: a `classify` network, None for the default.
+
+        That is the default network if it is one, and else the embedded one.
+        """
         start = time.perf_counter()
-        name = model or DEFAULT_CLASSIFIER
+        name = model or self._default_of("classify") or DEFAULT_CLASSIFIER
         with self._fit(name, CLASSES, job) as network, self._photo(data, job) as photo:
             classes, timing = network.classify(photo, top_k, job)
         return ClassifyAnswer(
@@ -263,9 +265,12 @@ class Engine:
         )
 
     def segment(self, data: bytes, model: str | None, job: Job) -> SegmentAnswer:
-        """The class of every pixel; model: a `segment` network, None for the first one at hand."""
+        """The class of every pixel; model: a `segment` network, None for the first at hand.
+
+        That is the default network if it is one, and else one that is loaded or whose file is here.
+        """
         start = time.perf_counter()
-        name = model or self._default_segmenter()
+        name = model or self._default_of("segment") or self._segmenter_at_hand()
         with self._fit(name, REGIONS, job) as network, self._photo(data, job) as photo:
             found, timing = network.segment(photo, job)
         return SegmentAnswer(
@@ -317,17 +322,15 @@ class Engine:
         job.check()
         return Photo(data, self._max_pixels, decoding=self._decoding, room=self._room.of(job))
 
-    def _default_segmenter(self) -> str:
-        if self.model(DEFAULT).task == "segment":
-            return self.default
-        name = first_at_hand("segment")
+    def _default_of(self, task: Task) -> str | None:
+        """The default network where it does that."""
+        return self.default if self.model(DEFAULT).task == task else None
+
+    def _segmenter_at_hand(self) -> str:
+        """The first that is loaded, of the folder, or of the zoo; WeightsMissing without any."""
+        name = self._catalogue.first_at_hand("segment", self._specs())
         if name is None:
-            raise WeightsMissing(
-                "segment",
-                "hrpose serve --model CHECKPOINT",
-                "no segmentation network comes along; start the server with a checkpoint of one: "
-                "hrpose serve --model CHECKPOINT",
-            )
+            raise WeightsMissing("any segmentation network", "hrpose serve --model CHECKPOINT")
         return name
 
     @contextmanager

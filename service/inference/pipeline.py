@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from heads.geometry import Crop, clip_box, flip_heatmaps, flip_points
+from heads.geometry import Crop, antialiased, clip_box, flip_heatmaps, flip_points
 from heads.onnx_file import OUTPUT
 from heads.person import Box, FloatArray, Person, ScoredBox, person_score
 from heads.photo import Photo
@@ -123,9 +123,7 @@ class PoseNetwork:
     ) -> tuple[FloatArray, Timing]:
         """Keypoints [N, K, 3] as (x, y, score) in image pixels, one person a box."""
         crops = [self.spec.crop(box) for box in boxes_xywh]
-        # The official bilinear crop is part of what `legacy` reproduces.
-        smooth = self.spec.alignment != "legacy"
-        inputs = photo.views(crops, antialias=smooth)
+        inputs = photo.views(crops, antialias=antialiased(self.spec.alignment))
         photo.forget()  # requests that wait for the network hold no pixels but their crops
         if not crops:
             return np.zeros((0, len(self.spec.skeleton.keypoints), 3), np.float32), Timing()

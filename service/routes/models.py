@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
-from models.errors import HrposeError
+from models.errors import HrposeError, UnknownName
 from service.accept import JSON
 from service.body import read_small
 from service.errors import InvalidParameter
@@ -101,7 +101,12 @@ def _changed(request: Request, serving: ServingState, order: Order) -> ChangeRes
     """Changes a network of this process, and then of all others of the server."""
     serving.check_open()
     start = time.perf_counter()
-    done = serving.change(order)
+    try:
+        done = serving.change(order)
+    except UnknownName:  # another process may have it loaded, though its file is gone
+        if not order.load:
+            request.app.state.pass_on(order)
+        raise
     request.app.state.pass_on(order)
     seconds = round(time.perf_counter() - start, 3)
     try:

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Response
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.connections import protocol_of
+from service.connections import PatientProtocol, protocol_of
 from service.settings import Settings
 from tests.service.conftest import real_server, wait_until
 from tests.service.fakes import FakeEngine
@@ -141,18 +141,79 @@ def test_requests_that_come_together_are_all_answered(impatient: Address) -> Non
 
 def test_more_connections_than_allowed_are_refused(engine: FakeEngine) -> None:
     with real_server(Settings(max_connections=3), engine) as address, ExitStack() as stack:
-        url = f"http://{address[0]}:{address[1]}/health/live"
+        url = f"http://{address[0]}:{address[1]}"
         first = stack.enter_context(closing(connect(address)))
         for _ in range(2):
             third = stack.enter_context(closing(connect(address)))
         third.sendall(LIVE)
         assert read_answer(third).startswith(b"HTTP/1.1 200 ")
         with closing(connect(address)) as fourth:
+            fourth.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")
             said = read_all(fourth)
         assert said.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: 1" in said
         first.close()
-        wait_until(lambda: httpx2.get(url).status_code == 200)
+        wait_until(lambda: httpx2.get(f"{url}/models").status_code == 200)
+
+
+@contextmanager
+def one_too_many(engine: FakeEngine) -> Iterator[socket.socket]:
+    """A connection to a server that has as many as it may."""
+    with (
+        real_server(Settings(max_connections=1), engine) as address,
+        closing(connect(address)),
+        closing(connect(address)) as second,
+    ):
+        yield second
+
+
+UPLOAD = b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 6000000\r\n\r\n"
+
+
+def test_one_too_many_that_sends_before_it_reads_sees_why(engine: FakeEngine) -> None:
+    with one_too_many(engine) as connection:
+        connection.sendall(UPLOAD)
+        for _ in range(60):
+            connection.sendall(bytes(100_000))
+        assert read_all(connection).startswith(b"HTTP/1.1 503 ")
+    assert engine.asked == []
+
+
+def test_one_too_many_that_goes_on_sending_is_left(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connections.LINGER_S", HEADER_S)
+    with one_too_many(engine) as connection:
+        connection.sendall(UPLOAD)
+        end = time.monotonic() + PATIENT_S
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):  # noqa: PT012
+            while time.monotonic() < end:
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+
+def test_a_server_with_too_many_connections_still_says_that_it_lives(engine: FakeEngine) -> None:
+    with one_too_many(engine) as connection:
+        connection.sendall(LIVE)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")  # and it is closed then
+
+
+def test_far_too_many_are_not_heard_out(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connections.RESERVE", 0)
+    with one_too_many(engine) as connection:
+        assert read_all(connection).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_connection_stays_open_for_as_long_as_is_said(engine: FakeEngine) -> None:
+    settings = Settings(keep_alive_s=HEADER_S)
+    with real_server(settings, engine) as address, closing(connect(address)) as connection:
+        connection.sendall(LIVE)
+        read_answer(connection)
+        start = time.monotonic()
+        assert read_all(connection) == b""
+        assert time.monotonic() - start > 0.9 * HEADER_S
 
 
 BIG = 32 * 2**20
@@ -237,24 +298,47 @@ def test_trailers_are_no_headers(engine: FakeEngine, photo: bytes) -> None:
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    "cut", [b"", b"\r\n\r\n", b"Settings\r\n", b"\r\nUpg", b"\r\nUpgrade", b"\r\nUpgrade:"]
+)
 def test_a_wish_for_another_protocol_is_passed_over(
-    address: Address, photo: bytes, protocol: bytes, apart: bool
+    address: Address, photo: bytes, protocol: bytes, cut: bytes
 ) -> None:
     head = (
         b"POST /pose HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
         b"Content-Length: %d\r\nUpgrade: %b\r\nHTTP2-Settings: AAMA\r\n\r\n"
         % (len(photo), protocol)
     )
+    first, cut_at, second = (head + photo).partition(cut) if cut else (head, b"", photo)
     with closing(connect(address)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(2):
-            if apart:
-                connection.sendall(head)
-                time.sleep(0.05)
-                connection.sendall(photo)
-            else:
-                connection.sendall(head + photo)
+            connection.sendall(first + cut_at)
+            time.sleep(0.05 if cut else 0)
+            connection.sendall(second)
             assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_wish_in_the_second_of_two_requests_is_passed_over_too(address: Address) -> None:
+    wish = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    with closing(connect(address)) as connection:
+        connection.sendall(LIVE + wish + LIVE)
+        said = b""
+        while said.count(b'{"status":"live"}') < 3:
+            said += connection.recv(65536)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_what_is_like_a_wish_in_another_header_stays(size: int) -> None:
+    text = b"GET / HTTP/1.1\r\nUpgrades: a\r\nX-Up: upgrade: y\r\nUPGRADE : h2c\r\nU: u\r\n\r\n"
+    assert heard(text, size) == text.replace(b"UPGRADE :", b"not-upgraded:")
+
+
+def heard(text: bytes, size: int) -> bytes:
+    """What the parser sees of a head that comes in pieces of that size."""
+    protocol = object.__new__(PatientProtocol)
+    pieces = (text[i : i + size] for i in range(0, len(text), size))
+    return b"".join(protocol._piece_of_head(piece)[0] for piece in pieces)
 
 
 def test_what_looks_like_a_wish_in_a_body_stays(address: Address, photo: bytes) -> None:
@@ -307,8 +391,8 @@ def test_the_rest_of_a_refused_body_has_a_time(engine: FakeEngine) -> None:
 
 
 def test_a_connection_whose_answer_came_early_is_not_kept_for_ever(engine: FakeEngine) -> None:
-    """The rest of the body is there, and nothing follows: uvicorn keeps it for 5 s."""
-    settings = Settings(api_keys=SecretStr("secret"))
+    """The rest of the body is there, and nothing follows."""
+    settings = Settings(api_keys=SecretStr("secret"), keep_alive_s=HEADER_S)
     with real_server(settings, engine) as address, closing(connect(address)) as connection:
         connection.sendall(b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
         assert read_answer(connection).startswith(b"HTTP/1.1 401 ")

@@ -76,8 +76,14 @@ ADMIN = make_key()
 def filed(engine: FakeEngine, tmp_path: Path) -> Iterator[TestClient]:
     """A server whose keys stand in a file, with a route for admin keys."""
     path = tmp_path / "keys.txt"
-    lines = ("# our keys", "", line_of(KEY, "page", "infer"), line_of(ADMIN, "ops", "admin"))
-    path.write_text("\n".join(lines))
+    lines = (
+        line_of(make_key(), "first", "infer"),
+        "# our keys",
+        "",
+        line_of(KEY, "page", "infer"),
+        line_of(ADMIN, "ops", "admin"),
+    )
+    path.write_text("\n".join(lines), encoding="utf-8-sig")  # as some editors write it
     with client_with_admin_route(Settings(api_keys_file=str(path)), engine) as client:
         yield client
 

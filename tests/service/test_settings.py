@@ -53,6 +53,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("rate_limit", "often"),
         ("rate_limit", "0/minute"),
         ("model", ""),
+        ("host", ""),
+        ("keep_alive_s", "0"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(

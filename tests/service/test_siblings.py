@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from heads.errors import CheckpointError
+from models.errors import UnknownName
 from service.app import create_app
 from service.errors import Unavailable
 from service.settings import Settings
@@ -140,6 +141,38 @@ def test_one_that_cannot_change_is_told_of(
     assert detail.startswith("not all processes")
     assert words in detail
     assert "secret" not in detail
+
+
+def test_one_that_does_not_answer_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.siblings.CHANGE_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as deaf, process(tmp_path, 0) as one:
+        deaf.bind(str(tmp_path / "1.socket"))
+        deaf.listen()
+        detail = assert_problem(one.post("/models/finder/load"), 409, "conflict")["detail"]
+    assert detail.endswith("process 1 does not answer; ask again")
+
+
+def test_several_that_cannot_meet_are_not_said_to_have_changed() -> None:
+    seat = Seat(None, 0, 2)
+    with TestClient(create_app(Settings(api_keys=SecretStr("admin:a")), FakeEngine(), seat)) as one:
+        answer = one.post("/models/finder/load", headers={"X-API-Key": "a"})
+    assert "cannot be told" in assert_problem(answer, 409, "conflict")["detail"]
+
+
+def test_a_network_that_is_nowhere_any_more_is_ended_where_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str) -> None:
+        raise UnknownName("model", name, ())
+
+    here, other = FakeEngine(), FakeEngine()
+    with process(tmp_path, 0, engine=here) as one, process(tmp_path, 1, engine=other) as two:
+        monkeypatch.setattr(here, "unload", gone)
+        assert_problem(one.post("/models/finder/unload"), 404, "unknown-model")
+        assert two.post("/models/finder/unload").json()["change"] == "unloaded"
+    assert other.changes == [("unload", "finder")] * 2
 
 
 def test_what_one_cannot_do_is_not_asked_of_the_others(tmp_path: Path) -> None:

@@ -179,6 +179,23 @@ def test_a_process_with_a_fault_of_its_own_ends_the_others(
     assert fakes.told == [[], [signal.SIGTERM]]
 
 
+def test_a_fault_of_a_successor_leaves_the_others_alone(
+    supervisor: Supervisor, fakes: Fakes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first was ready and is killed; what its successor misses is there for the third."""
+
+    def killed_when_ready() -> None:
+        supervisor._entry().open()
+        fakes.all[0].end(-signal.SIGKILL)
+
+    fakes.at_start[1] = killed_when_ready
+    fakes.at_start[2] = lambda: fakes.all[2].end(1)
+    fakes.at_start[3] = lambda: signal.raise_signal(signal.SIGTERM)
+    assert supervisor.run() == 0
+    assert fakes.told == [[], [signal.SIGTERM], [], [signal.SIGTERM]]
+    assert f"process {fakes.all[2].pid} ended (1); another takes its place" in caplog.text
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
 def test_an_address_that_cannot_be_had_is_said(fakes: Fakes, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

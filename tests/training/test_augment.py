@@ -43,6 +43,15 @@ def test_without_chance_a_view_is_that_of_inference(alignment: Alignment) -> Non
     np.testing.assert_allclose(moved, crop.to_input(points), atol=1e-4)
 
 
+@pytest.mark.parametrize("alignment", ["udp", "legacy"])
+def test_a_large_photograph_is_shrunk_as_it_is_when_it_is_served(alignment: Alignment) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (600, 500, 3), np.uint8)
+    box, points = (50.0, 40.0, 400.0, 520.0), np.full((17, 2), 200, np.float32)
+    view, _, _ = views(alignment).apply(image, box, points, ONES, np.random.default_rng(0))
+    crop = Crop.around(box, SIZE, alignment=alignment)
+    np.testing.assert_array_equal(view, warp(image, crop, antialias=alignment == "udp"))
+
+
 def test_a_mirrored_view_has_left_and_right_changed() -> None:
     image, points = photograph()
     weights = ONES.copy()

@@ -482,6 +482,42 @@ def test_photographs_may_have_names_for_ids(folder: Path) -> None:
         assert score(annotations, results).ap == pytest.approx(1)
 
 
+def test_photographs_may_be_called_by_numbers_and_by_names(folder: Path) -> None:
+    def rename(content: Any) -> None:
+        content["images"][1]["id"] = content["annotations"][2]["image_id"] = "eight"
+
+    annotations = load_annotations(changed(folder, rename))
+    assert score(annotations, noisy(annotations, 0.0)).ap == pytest.approx(1)
+    strange = [result | {"image_id": name} for result in noisy(annotations, 0) for name in (1, "x")]
+    with pytest.raises(AnnotationError, match=r"does not have: \[1, 'x'\]"):
+        score(annotations, strange)
+
+
+@pytest.mark.parametrize("of_people", [True, False])
+def test_more_than_twenty_things_of_a_photograph_are_counted_but_for_people(
+    folder: Path, of_people: bool
+) -> None:
+    def many(content: Any) -> None:
+        content["annotations"] = [person(i, 7, 10 + i) for i in range(1, 41)]
+        if not of_people:
+            names = [f"point {i}" for i in range(17)]
+            content["categories"] = [{"id": 1, "keypoints": names}]
+
+    annotations = load_annotations(changed(folder, many))
+    for answers in (noisy(annotations, 0.0), without_ids(noisy(annotations, 0.0))):
+        assert score(annotations, answers).ar == pytest.approx(0.5 if of_people else 1)
+
+
+@pytest.mark.parametrize("given", [{}, {"skeleton": None, "name": None}])
+def test_a_category_needs_neither_bones_nor_a_name(folder: Path, given: dict[str, None]) -> None:
+    names = [f"point {i}" for i in range(17)]
+    category = {"id": 1, "keypoints": names, **given}
+    annotations = load_annotations(changed(folder, lambda c: c.update(categories=[category])))
+    assert annotations.skeleton == Skeleton.from_coco_category(category)
+    assert annotations.skeleton.keypoints == tuple(names)
+    assert annotations.skeleton.edges == ()
+
+
 def test_labels_are_counted_whatever_is_claimed(folder: Path) -> None:
     def claim(content: Any) -> None:
         content["annotations"][0] |= {"num_keypoints": 5, "keypoints": [0.0] * 51}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
@@ -21,7 +22,7 @@ from heads.spec import NetworkSpec
 from models.errors import HrposeError, WeightsError
 from tests.training.damage import changed
 from training import loop
-from training.errors import DataError, StateError, TrainingDiverged
+from training.errors import DataError, RecipeError, StateError, TrainingDiverged
 from training.loop import train
 from training.pose import PoseTask
 from training.recipe import Optimisation, Recipe, read_recipe
@@ -85,6 +86,20 @@ def test_the_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
     assert rate(100, 10, plan) == pytest.approx(0.01)
 
 
+def test_the_log_has_the_rate_of_its_own_step(data: Path, tmp_path: Path) -> None:
+    changes = ("optimisation.learning_rate=1.0", "optimisation.optimizer=sgd", "watch.log_every=1")
+    train(recipe_of(data, *changes, "optimisation.warmup_steps=2"), data, tmp_path)
+    rates = [line["lr"] for line in log_of(tmp_path) if "lr" in line]
+    plan = recipe_of(data, *changes, "optimisation.warmup_steps=2").optimisation
+    assert rates == pytest.approx([rate(step, 2, plan) for step in range(2)])
+
+
+def test_a_batch_too_small_for_its_norms_is_said_in_one_line(data: Path, tmp_path: Path) -> None:
+    changes = ("optimisation.batch=1", "network.input_size=[32, 32]")
+    with pytest.raises(RecipeError, match=r"optimisation\.batch: 1 is too few"):
+        train(recipe_of(data, *changes), data, tmp_path)
+
+
 def test_a_step_schedule_falls_to_a_tenth_after_each_milestone() -> None:
     plan = how(warmup_steps=0, schedule="step", milestones=[3, 7])
     rates = [rate(step, 10, plan) for step in (0, 29, 30, 69, 70, 99)]
@@ -140,6 +155,12 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(data: Path, tmp_pat
     torch.save(before, tmp_path / "public.pth")
     public = f"network.init={tmp_path / 'public.pth'}"
     other = load_checkpoint(train(recipe_of(data, public, still), data, tmp_path / "pth"))[1]
+    assert all(
+        torch.allclose(before[k], other[k], atol=1e-6) for k in before if k.endswith("weight")
+    )
+    save_file(before, tmp_path / "public.safetensors")
+    public = f"network.init={tmp_path / 'public.safetensors'}"
+    other = load_checkpoint(train(recipe_of(data, public, still), data, tmp_path / "bare"))[1]
     assert all(
         torch.allclose(before[k], other[k], atol=1e-6) for k in before if k.endswith("weight")
     )

@@ -13,7 +13,7 @@ from heads.center_codec import CenterCodec
 from heads.checkpoint import read_spec
 from heads.image import encode_image, read_image
 from heads.skeleton import COCO_17
-from heads.spec import default_spec
+from heads.spec import NetworkSpec, View, default_spec
 from service.inference.answers import PoseOptions
 from service.inference.engine import Engine
 from service.inference.job import Job
@@ -92,6 +92,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def spec_of_size(size: tuple[int, int]) -> NetworkSpec:
+    """Of a network that looks at photographs as large as it learns from."""
+    spec = default_spec("mobilenet_v2+center", input_size=size)
+    return spec.model_copy(update={"view": View(short_side=min(size), max_long=2 * max(size))})
+
+
 def as_logits(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a network that has learned everything would answer."""
     exact = {k: v[None] for k, v in maps.items() if not k.endswith("weight")}
@@ -162,7 +168,7 @@ def test_the_loss_of_peaks_by_hand() -> None:
 
 def test_a_mirrored_view_has_mirrored_people(data: Path) -> None:
     photos, _ = read_photos(data / "pairs.json", data)
-    spec = default_spec("mobilenet_v2+center", input_size=SIZE)
+    spec = spec_of_size(SIZE)
     still = {"scale": 0, "rotation_deg": 0, "shift": 0, "colour": 0}
     plain, mirrored = (
         PeopleDataset(photos, spec, Views.model_validate(still | {"flip": flip}))[0, 1]
@@ -180,13 +186,29 @@ def test_a_mirrored_view_has_mirrored_people(data: Path) -> None:
     np.testing.assert_allclose(decoded[0].points[left], there, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(480, 640), (640, 426), (270, 480), (60, 50)])
+def test_people_are_learned_at_the_size_at_which_they_are_looked_for(size: tuple[int, int]) -> None:
+    spec = spec_of_size((96, 96))
+    still = PeopleDataset([], spec, Views(scale=0, rotation_deg=0, shift=0))
+    seen = np.zeros(size, bool)
+    rows, columns = np.indices(size)
+    everywhere = np.stack([columns, rows], axis=-1).astype(np.float64)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        crop = still._view(size, rng)
+        assert crop.scale == pytest.approx(spec.whole(size).scale, rel=0.02)
+        inside = crop.to_input(everywhere)
+        seen |= ((inside > -1) & (inside < 96)).all(axis=-1)
+    assert seen.mean() > 0.99
+
+
 def test_crowds_are_not_learned(data: Path, tmp_path: Path) -> None:
     content = json.loads((data / "pairs.json").read_text())
     content["annotations"][1] |= {"iscrowd": 1}
     (tmp_path / "crowd.json").write_text(json.dumps(content))
     (photo, *_), _ = read_photos(tmp_path / "crowd.json", data)
     assert len(photo.boxes_xyxy) == len(photo.crowds_xyxy) == 1
-    spec = default_spec("mobilenet_v2+center", input_size=SIZE)
+    spec = spec_of_size(SIZE)
     views = Views(scale=0, rotation_deg=0, shift=0, flip=0)
     sample = dict(zip(NAMES, PeopleDataset([photo], spec, views)[0, 0][1:], strict=True))
     assert sample["center_weight"][0, 10, 24] == 0
@@ -261,7 +283,7 @@ def test_who_is_out_of_view_leaves_nothing_unknown(data: Path, box: Any) -> None
     maps = CenterCodec().encode(points, np.zeros((1, 17), np.float32), boxes, (64, 64))
     assert maps["kpt_heatmap_weight"].min() == 1
     photo = read_photos(data / "pairs.json", data)[0][0]
-    spec = default_spec("mobilenet_v2+center", input_size=SIZE)
+    spec = spec_of_size(SIZE)
     still = Views(scale=0, rotation_deg=0, shift=0, flip=0)
     samples = PeopleDataset([replace(photo, crowds_xyxy=boxes)], spec, still)
     assert dict(zip(NAMES, samples[0, 0][1:], strict=True))["center_weight"].min() == 1

@@ -140,6 +140,7 @@ def test_of_two_changes_the_later_one_counts() -> None:
         ("colour=0.2", "colour"),
         ("name=../elsewhere", "name"),
         ("name=..", "name"),
+        (f"data.classes={['a'] * 256}", "data.classes"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_its_key(change: str, key: str) -> None:

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from heads.necks import mixing
 from tests.conftest import ROOT
@@ -125,6 +126,26 @@ def test_gradients_lie_as_their_weights_do() -> None:
         assert weight.grad.stride() == weight.stride()
 
 
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_backbone_may_have_layers_that_lead_nowhere(idle: bool) -> None:
+    class Idle(nn.Module):
+        may_have_idle_layers = idle
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.used(x)
+            return out
+
+    shared = Workers(0, 2, torch.device("cpu")).share(nn.Sequential(Idle()))
+    with nullcontext() if idle else pytest.raises(RuntimeError, match="not used in producing loss"):
+        for _ in range(2):
+            shared(torch.ones(1, 2)).sum().backward()
+
+
 def test_processes_share_each_step_of_an_epoch() -> None:
     chances = np.ones(52, np.float32)
     alone = list(EpochSampler(chances, 0, 7, batch=8))
@@ -236,6 +257,21 @@ def test_the_last_batches_of_an_epoch_make_a_whole_step(data: Path, tmp_path: Pa
         ("gathered", ["optimisation.samples_per_epoch=4", "optimisation.accumulate=3"]),
     ):
         train(read_recipe(data / "tiny.toml", [*same, *changes]), data, tmp_path / name)
+        steps.append(weights_of(tmp_path / name))
+    for name, tensor in steps[0].items():
+        torch.testing.assert_close(steps[1][name], tensor)
+
+
+def test_the_last_samples_of_an_epoch_count_as_much_as_any(data: Path, tmp_path: Path) -> None:
+    """Seven samples in one batch, and in two: of four and three."""
+    same = ["optimisation.epochs=1", "optimisation.optimizer=sgd", "optimisation.clip_norm=0"]
+    steps = []
+    for name, changes in (
+        ("plain", ["optimisation.batch=7"]),
+        ("gathered", ["optimisation.batch=4", "optimisation.accumulate=2"]),
+    ):
+        changes = [*same, "optimisation.samples_per_epoch=7", *changes]
+        train(read_recipe(data / "tiny.toml", changes), data, tmp_path / name)
         steps.append(weights_of(tmp_path / name))
     for name, tensor in steps[0].items():
         torch.testing.assert_close(steps[1][name], tensor)

@@ -57,7 +57,9 @@ def test_weights_are_asked_for_before_random_ones_are_served(cache: Path) -> Non
         engine.pose(STREET, "hrnet_w32+simple", PoseOptions(), Job())
     with pytest.raises(WeightsMissing, match="--allow-random"):
         engine.pose(STREET, "resnet18+deconv", PoseOptions(), Job())
-    with pytest.raises(WeightsMissing, match="no segmentation network comes along"):
+    with pytest.raises(
+        WeightsMissing, match=r"any segmentation network are not .* --model CHECKPOINT"
+    ):
         engine.segment(STREET, None, Job())
 
 
@@ -188,6 +190,30 @@ def test_nobody_is_told_to_download_what_cannot_do_it(cache: Path) -> None:
     for call in calls:
         with pytest.raises(InvalidParameter, match=r"cannot .*; name a"):
             call()
+
+
+@pytest.mark.parametrize(("form", "task"), [("resnet18", "classify"), ("resnet18", "fpn")])
+def test_a_folders_network_or_the_default_does_what_no_network_was_named_for(
+    cache: Path, tmp_path: Path, form: str, task: str
+) -> None:
+    """Segmentation has no embedded network: the folder's is taken. Classification has one."""
+    del cache
+    spec = default_spec(f"{form}+{task}").model_copy(update={"name": "ours"})
+    save_checkpoint(tmp_path / "ours.safetensors", spec, build(spec).state_dict())
+    in_folder, default = (
+        Engine(models_dir=tmp_path),
+        Engine(model=str(tmp_path / "ours.safetensors")),
+    )
+
+    def answered(engine: Engine) -> str:
+        if task == "classify":
+            return engine.classify(STREET, None, 1, Job()).model
+        return engine.segment(STREET, None, Job()).model
+
+    assert answered(in_folder) == ("efficientnet_lite0" if task == "classify" else "ours")
+    assert answered(default) == "ours"
+    in_folder.close()
+    default.close()
 
 
 def test_a_checkpoint_file_is_served_under_its_name(tmp_path: Path) -> None:
