@@ -4,7 +4,8 @@
 
 Every process holds the network and sees its own share of each batch; gradients are averaged before
 each step, so that N processes with batch B do what one does with N x B (but for the batch norms,
-whose means are of B samples each). The first process alone validates, logs and writes files.
+whose means are of B samples each, and for losses that divide by what a batch holds of people or
+labelled pixels). The first process alone validates, logs and writes files.
 """
 
 import os
