@@ -25,6 +25,7 @@ LINGER_S = 5.0
 """So long may one that is sent away go on sending; what it was told may be lost after that."""
 
 _UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade[ \t]*:")
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
 _BEGUN = re.compile(rb"(?i)(?<=\n)(u|up|upg|upgr|upgra|upgrad|upgrade[ \t]*)\Z")
 
 
@@ -82,9 +83,9 @@ class PatientProtocol(HttpToolsProtocol):
         """A client came; it is sent away where too many are there."""
         super().connection_made(transport)
         self.timeout_keep_alive = self.patience.idle_s  # type: ignore[assignment]  # any number
-        most = self.patience.max_connections
-        self._is_in_reserve = len(self.connections) > most
-        if len(self.connections) > most + RESERVE:
+        beyond = self._beyond_the_most()
+        self._is_in_reserve = beyond > 0
+        if beyond > RESERVE:
             self._refuse(*_TOO_MANY)
         else:
             self._wait_for_head()
@@ -188,6 +189,21 @@ class PatientProtocol(HttpToolsProtocol):
     def _is_at_work(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _beyond_the_most(self) -> int:
+        """So many more connections than there may be; one that is idle makes room for this one."""
+        beyond = len(self.connections) - self.patience.max_connections
+        if beyond <= 0:
+            return 0
+        others = [c for c in self.connections if isinstance(c, PatientProtocol)]
+        idle = [
+            (c.timeout_keep_alive_task.when(), c)
+            for c in others
+            if c.timeout_keep_alive_task is not None and not c.transport.is_closing()
+        ]
+        if idle:
+            min(idle, key=lambda pair: pair[0])[1]._close()
+        return beyond - sum(c.transport.is_closing() for c in others)
+
     def _wait_for_head(self) -> None:
         self._waiting_for_head = self.loop.call_later(self.patience.header_s, self._head_is_late)
 
@@ -254,15 +270,15 @@ class PatientProtocol(HttpToolsProtocol):
         section 7.8); the parser would take all that follows the head for that protocol, and Java's
         client has the wish in every request. The start of a line that may become one is held back.
         """
-        data, self._held = self._held + data, b""
-        head, blank, rest = data.partition(b"\r\n\r\n")
-        lines = self._before + head + blank
-        if not blank and (start := _BEGUN.search(lines)):
-            self._held = lines[start.start() :]
-            lines = lines[: start.start()]
-        shown = _UPGRADE.sub(b"not-upgraded:", lines)[1:]
-        self._before = b"\n" if blank else lines[-1:]
-        return shown, rest
+        known = len(self._before)
+        lines = self._before + self._held + data
+        end = _END_OF_HEAD.search(lines)
+        begun = None if end else _BEGUN.search(lines)
+        cut = end.end() if end else begun.start() if begun else len(lines)
+        lines, after = lines[:cut], lines[cut:]
+        self._before = b"\n" if end else lines[-2:]
+        self._held, rest = (b"", after) if end else (after, b"")
+        return _UPGRADE.sub(b"not-upgraded:", lines)[known:], rest
 
     def _refuse(self, status: int, kind: str, title: str, detail: str) -> None:
         self._say(status, kind, title, detail)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -14,7 +15,8 @@ from fastapi import FastAPI, Response
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.connections import PatientProtocol, protocol_of
+from service.connections import Patience, PatientProtocol, protocol_of
+from service.server import listen
 from service.settings import Settings
 from tests.service.conftest import real_server, wait_until
 from tests.service.fakes import FakeEngine
@@ -147,6 +149,7 @@ def test_more_connections_than_allowed_are_refused(engine: FakeEngine) -> None:
             third = stack.enter_context(closing(connect(address)))
         third.sendall(LIVE)
         assert read_answer(third).startswith(b"HTTP/1.1 200 ")
+        third.sendall(b"GET")
         with closing(connect(address)) as fourth:
             fourth.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n")
             said = read_all(fourth)
@@ -168,6 +171,19 @@ def one_too_many(engine: FakeEngine) -> Iterator[socket.socket]:
 
 
 UPLOAD = b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 6000000\r\n\r\n"
+
+
+def test_idle_connections_make_room_for_others(engine: FakeEngine) -> None:
+    with real_server(Settings(max_connections=2), engine) as address, ExitStack() as stack:
+        connections = []
+        for _ in range(4):
+            connections.append(stack.enter_context(closing(connect(address))))
+            connections[-1].sendall(LIVE)
+            assert read_answer(connections[-1]).startswith(b"HTTP/1.1 200 ")
+        for longest_idle in connections[:2]:
+            assert read_all(longest_idle) == b""
+        connections[3].sendall(LIVE)
+        assert read_answer(connections[3]).startswith(b"HTTP/1.1 200 ")
 
 
 def test_one_too_many_that_sends_before_it_reads_sees_why(engine: FakeEngine) -> None:
@@ -299,7 +315,18 @@ def test_trailers_are_no_headers(engine: FakeEngine, photo: bytes) -> None:
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
 @pytest.mark.parametrize(
-    "cut", [b"", b"\r\n\r\n", b"Settings\r\n", b"\r\nUpg", b"\r\nUpgrade", b"\r\nUpgrade:"]
+    "cut",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"AAMA\r",
+        b"AAMA\r\n",
+        b"AAMA\r\n\r",
+        b"Settings\r\n",
+        b"\r\nUpg",
+        b"\r\nUpgrade",
+        b"\r\nUpgrade:",
+    ],
 )
 def test_a_wish_for_another_protocol_is_passed_over(
     address: Address, photo: bytes, protocol: bytes, cut: bytes
@@ -341,13 +368,43 @@ def heard(text: bytes, size: int) -> bytes:
     return b"".join(protocol._piece_of_head(piece)[0] for piece in pieces)
 
 
-def test_what_looks_like_a_wish_in_a_body_stays(address: Address, photo: bytes) -> None:
-    body = photo + b"\r\nUpgrade: h2c\r\n"
-    head = b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with closing(connect(address)) as connection:
-        for _ in range(2):
-            connection.sendall(head + body)
-            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_every_address_of_ipv6_is_every_address() -> None:
+    with listen(Settings(host="::", port=0)) as listening:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, listening.getsockname()[1]), PATIENT_S).close()
+
+
+class Listening(PatientProtocol):
+    """Hears one request, and keeps its body."""
+
+    patience = Patience(60, 60, 60, 10)
+
+    def __init__(self) -> None:
+        config = uvicorn.Config(FastAPI())
+        config.load()
+        super().__init__(config, uvicorn.server.ServerState(), {}, Mock())
+        self.body = b""
+        self.connection_made(Mock(is_closing=lambda: False))
+
+    def on_headers_complete(self) -> None:
+        """No application is asked."""
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of it."""
+        self.body += body
+
+
+@pytest.mark.parametrize("size", [1, 3, 50, 1000])
+def test_a_body_stays_as_it_is_however_it_comes(size: int) -> None:
+    """What looks like a wish in it, or like the end of a head, or the start of either."""
+    body = b"\nUpgrade: h2c\r\n\r\nUpgrade: h2c\nu\r\n\r\nupgra"
+    text = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    protocol = Listening()
+    for i in range(0, len(text), size):
+        protocol.data_received(text[i : i + size])
+    assert protocol.body == body
 
 
 def flood(connection: socket.socket, start: bytes, more: bytes) -> int:
