@@ -72,7 +72,9 @@ class HeatmapCodec:
         low, high = nearest - reach, nearest + reach + 1
         if self.unbiased:
             low, high = cells - reach, cells + reach + 1
-        touches = ((low < sides) & (high >= 0)).all(axis=-1)
+        # The official code counts what misses the map by no more than its first row or column.
+        reaches = high >= 0 if self.alignment == "legacy" else high > 0
+        touches = ((low < sides) & reaches).all(axis=-1)
         weights = ((np.asarray(visibility) > 0) & touches).astype(np.float32)
 
         peak = nearest if self.alignment == "legacy" and not self.unbiased else cells

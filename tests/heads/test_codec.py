@@ -152,6 +152,19 @@ def test_a_point_that_does_not_touch_the_map_weighs_nothing(x: float, y: float) 
     assert (maps.any() and weights[0] == 1) or not maps.any()
 
 
+@pytest.mark.parametrize(("alignment", "weight"), [("udp", 0), ("legacy", 1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_point_one_cell_beyond_the_first_is_seen_by_the_official_code_alone(
+    alignment: Any, weight: int, axis: int
+) -> None:
+    codec = HeatmapCodec(SIZE, CELLS, alignment)
+    point = np.array([100.0, 100.0])
+    point[axis] = -32  # eight cells, rounded to seven; the Gaussian ends after six
+    maps, weights = codec.encode(point[None], np.ones(1))
+    assert weights[0] == weight
+    assert not maps.any()
+
+
 @pytest.mark.parametrize("at", [50.0, np.nan])
 def test_an_unlabelled_keypoint_weighs_nothing(at: float) -> None:
     maps, weights = HeatmapCodec(SIZE, CELLS).encode(np.array([[at, at]]), np.zeros(1))
