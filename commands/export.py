@@ -98,7 +98,7 @@ def _export_decoded(
     row = measure_decoded(network, target, photos)
     sure = "-" if row.sure_pixels is None else f"{row.sure_pixels:.4f}"
     out.print(
-        f"against torch and the codec on {'the photographs' if photos else 'noise'}: {row.crops} "
+        f"against torch and the codec on {_fed_with(row.noise, bool(photos))}: {row.crops} "
         f"crops, {row.keypoints} keypoints, farthest {row.pixels:.4f} px ({sure} px of score >= "
         f"{SURE}), scores within {row.score:.1e}",
         highlight=False,
@@ -129,8 +129,14 @@ def _runtimes(file: Path) -> list[Runtime]:
     return found
 
 
+def _fed_with(noise: bool, photos: bool) -> str:
+    if not noise:
+        return "the photographs"
+    return "noise, for nobody is found in the photographs" if photos else "noise"
+
+
 def _table(rows: list[Parity], photos: bool) -> Table:
-    what = "the photographs" if photos else "noise"
+    what = _fed_with(any(row.noise for row in rows), photos)
     table = Table(
         "runtime", "inputs", "largest difference", "over the range", "keypoints",
         "farthest, px", f"farthest of score >= {SURE}, px",

@@ -20,7 +20,7 @@ class DecodedParity:
     """A graph that decodes, held against torch and HeatmapCodec on the same crops.
 
     pixels: the largest distance of a keypoint, in input pixels; sure_pixels: among those found.
-    score: the largest difference of a score.
+    score: the largest difference of a score.  noise: as in `Parity`.
     """
 
     crops: int
@@ -28,15 +28,17 @@ class DecodedParity:
     pixels: float
     sure_pixels: float | None
     score: float
+    noise: bool
 
 
 def measure_decoded(network: "Network", file: Path, photos: Sequence[Path]) -> DecodedParity:
-    """The file, run by ONNX Runtime, against torch and the codec; on noise without photos."""
+    """The file, run by ONNX Runtime, against torch and the codec, on what `measure` takes."""
     codec = network.spec.heatmap_codec()
     reference = TorchRuntime(network, network.spec, fold=False)
     runtime = OnnxRuntime(file)
     distances, scores = [], []
-    for batch in crops_of(network, photos):
+    batches, noise = crops_of(network, photos)
+    for batch in batches:
         points, heights = codec.decode(reference.run(batch)[OUTPUT])
         found = runtime.run(batch)["keypoints"]
         distances.append(np.linalg.norm(found[..., :2] - points, axis=2).ravel())
@@ -49,4 +51,5 @@ def measure_decoded(network: "Network", file: Path, photos: Sequence[Path]) -> D
         pixels=float(away.max()),
         sure_pixels=float(sure.max()) if sure.size else None,
         score=float(np.abs(both[:, 0] - both[:, 1]).max()),
+        noise=noise,
     )

@@ -1,7 +1,7 @@
 """How far a runtime's answers are from torch's: in maps, and in keypoints of photographs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class Parity:
     absolute: the largest difference of any value of any map.  relative: the same, over the range
     of the values of its map.  pixels: the largest distance between a keypoint of a photograph
     by one and by the other; sure_pixels: among those found; None where no keypoints were compared.
+    noise: the inputs were noise, because there were no photographs or nobody was found in them.
     """
 
     runtime: str
@@ -38,6 +39,7 @@ class Parity:
     keypoints: int = 0
     pixels: float | None = None
     sure_pixels: float | None = None
+    noise: bool = False
 
 
 def measure(
@@ -45,7 +47,7 @@ def measure(
 ) -> list[Parity]:
     """Each runtime against torch, which runs the network as it was built.
 
-    photos: what the networks are fed with; noise where there are none.
+    photos: what the networks are fed with; noise where there are none, or nobody is in them.
     """
     spec = network.spec
     loader = Loader(choose("torch"))
@@ -57,7 +59,13 @@ def measure(
     rows = []
     for runtime in runtimes:
         absolute, relative = _differences(wanted, [runtime.run(batch) for batch in batches])
-        row = Parity(runtime.words, sum(map(len, batches)), absolute, relative)
+        row = Parity(
+            runtime.words,
+            sum(map(len, batches)),
+            absolute,
+            relative,
+            noise=not recorder.batches,
+        )
         if theirs.people:
             ours = Estimator(network, loader=loader, loaded=Loaded(spec, runtime))
             row = _with_keypoints(row, theirs.people, theirs.asked_again(ours))
@@ -65,13 +73,13 @@ def measure(
     return rows
 
 
-def crops_of(network: "Network", photos: Sequence[Path]) -> list[Batch]:
-    """What a network is fed with for photographs; noise where there are none."""
+def crops_of(network: "Network", photos: Sequence[Path]) -> tuple[list[Batch], bool]:
+    """What a network is fed with for photographs, and whether it is noise: as in `measure`."""
     recorder = _Recorder(TorchRuntime(network, network.spec))
     loader = Loader(choose("torch"))
     estimator = Estimator(network, loader=loader, loaded=Loaded(network.spec, recorder))
     _Answers(estimator, [read_image(photo) for photo in photos])
-    return recorder.batches or [_noise(network.spec.input_size)]
+    return recorder.batches or [_noise(network.spec.input_size)], not recorder.batches
 
 
 class _Recorder:
@@ -146,12 +154,12 @@ def _with_keypoints(
     if not distances:
         return row
     all_sure = np.concatenate(sure)
-    return Parity(
-        row.runtime, row.inputs, row.absolute, row.relative,
+    return replace(
+        row,
         keypoints=sum(map(len, distances)),
         pixels=float(np.max(distances)),
         sure_pixels=float(all_sure.max()) if all_sure.size else None,
-    )  # fmt: skip
+    )
 
 
 def _distances(a: Person, b: Person) -> FloatArray:
