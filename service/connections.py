@@ -124,6 +124,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_body = True
         self._head_bytes = 0
         self._head_is_whole()
+        if self._is_in_reserve:  # some may have gone since it came
+            self._is_in_reserve = len(self.connections) > self.patience.max_connections
         if self._is_in_reserve and not self.url.startswith(b"/health/"):
             self._send_away()
             return

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands.quantize import what_it_sees
 from heads.errors import ExportError
 from heads.export import export_onnx
+from heads.image import photographs, read_image, warp
 from heads.load import load
 from heads.onnx_file import read_onnx_spec
+from tests.conftest import ROOT
 
 pytest.importorskip("nncf", reason="the package nncf is not installed")
 
@@ -31,6 +34,19 @@ def test_too_few_samples_are_refused_and_nothing_is_written(exact: Path, tmp_pat
     with pytest.raises(ExportError, match=f"needs {FEWEST} sample images"):
         quantize_onnx(exact, samples(FEWEST - 1), tmp_path / "small.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_is_fitted_to_whole_photographs_where_there_is_no_detector(exact: Path) -> None:
+    photos = ROOT / "docs"
+    names = photographs(photos)
+    height, width = read_onnx_spec(exact).input_size
+    seen = what_it_sees(exact, photos, "none")
+    assert len(seen) == len(names)
+    whole = read_onnx_spec(exact).crop((0, 0, *read_image(names[0]).shape[1::-1]))
+    # JPEGs may be decoded at a part of their size.
+    near = np.abs(seen[0].astype(int) - warp(read_image(names[0]), whole))
+    assert near.shape == (height, width, 3)
+    assert near.mean() < 8
 
 
 @pytest.mark.slow

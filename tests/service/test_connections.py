@@ -214,6 +214,18 @@ def test_a_server_with_too_many_connections_still_says_that_it_lives(engine: Fak
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")  # and it is closed then
 
 
+def test_one_too_many_is_answered_where_another_has_gone_since(engine: FakeEngine) -> None:
+    with real_server(Settings(max_connections=1), engine) as address:
+        first = connect(address)
+        with closing(connect(address)) as second:
+            second.sendall(b"GET /models HTTP/1.1\r\n")
+            time.sleep(0.05)
+            first.close()
+            time.sleep(0.05)
+            second.sendall(b"Host: x\r\n\r\n")
+            assert read_answer(second).startswith(b"HTTP/1.1 200 ")
+
+
 def test_far_too_many_are_not_heard_out(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
