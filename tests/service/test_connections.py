@@ -221,7 +221,7 @@ def test_one_too_many_is_answered_where_another_has_gone_since(engine: FakeEngin
             second.sendall(b"GET /models HTTP/1.1\r\n")
             time.sleep(0.05)
             first.close()
-            time.sleep(0.05)
+            time.sleep(0.5)
             second.sendall(b"Host: x\r\n\r\n")
             assert read_answer(second).startswith(b"HTTP/1.1 200 ")
 
