@@ -125,7 +125,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_is_whole()
         if self._is_in_reserve:  # some may have gone since it came
-            self._is_in_reserve = len(self.connections) > self.patience.max_connections
+            self._is_in_reserve = self._beyond_the_most() > 0
         if self._is_in_reserve and not self.url.startswith(b"/health/"):
             self._send_away()
             return

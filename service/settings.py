@@ -1,7 +1,7 @@
 """Every setting of the server, once: environment `HRPOSE_<NAME>`, and a flag of `hrpose serve`."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +13,8 @@ MIB = 2**20
 
 DAY_S = 86_400
 """The longest that any time may be: what means forever is too long for the system's clocks."""
+
+_Time = Annotated[float, Field(gt=0, le=DAY_S, allow_inf_nan=False)]
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
@@ -114,11 +116,8 @@ class Settings(BaseSettings):
         description="Networks loaded at once; the one that was not asked for longest makes room. "
         "The default network and the detector stay.",
     )
-    timeout_s: float = Field(
+    timeout_s: _Time = Field(
         default=30.0,
-        gt=0,
-        le=DAY_S,
-        allow_inf_nan=False,
         description="Longest time for one request, in seconds.",
     )
     max_requests: int = Field(
@@ -132,27 +131,18 @@ class Settings(BaseSettings):
         description="Most bytes of bodies that all requests together may hold, in MiB; more are "
         "refused.",
     )
-    header_timeout_s: float = Field(
+    header_timeout_s: _Time = Field(
         default=10.0,
-        gt=0,
-        le=DAY_S,
-        allow_inf_nan=False,
         description="Longest time until the head of a request is there, in seconds; its connection "
         "is closed then.",
     )
-    send_timeout_s: float = Field(
+    send_timeout_s: _Time = Field(
         default=60.0,
-        gt=0,
-        le=DAY_S,
-        allow_inf_nan=False,
         description="Longest time for a client to take its answer, in seconds; its connection is "
         "closed then.",
     )
-    keep_alive_s: float = Field(
+    keep_alive_s: _Time = Field(
         default=75.0,
-        gt=0,
-        le=DAY_S,
-        allow_inf_nan=False,
         description="Longest time that a connection stays open between requests, in seconds; more "
         "than proxies keep theirs, which else send a request into one that closes.",
     )

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -10,6 +12,20 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def environment() -> dict[str, str]:
     """For processes that share a machine: idle threads of OpenMP do not spin."""
     return {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def page_faults(steps: str, *words: str, **more: str) -> int:
+    """Pages that Python code prints it got from the system, in a process with malloc as it comes.
+
+    Pages of the usual size, whatever the system does for large blocks.  words: for the code.
+    """
+    small = "import ctypes; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE\n"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", small + steps, *words],
+        env={**plain, **more}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
 
 
 def free_port() -> int:

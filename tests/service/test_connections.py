@@ -195,17 +195,22 @@ def test_one_too_many_that_sends_before_it_reads_sees_why(engine: FakeEngine) ->
     assert engine.asked == []
 
 
+def drip(connection: socket.socket) -> None:
+    """Goes on sending, byte by byte."""
+    end = time.monotonic() + PATIENT_S
+    while time.monotonic() < end:
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
 def test_one_too_many_that_goes_on_sending_is_left(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.connections.LINGER_S", HEADER_S)
     with one_too_many(engine) as connection:
         connection.sendall(UPLOAD)
-        end = time.monotonic() + PATIENT_S
-        with pytest.raises(OSError, match=r"reset|[Bb]roken"):  # noqa: PT012
-            while time.monotonic() < end:
-                connection.sendall(b"x")
-                time.sleep(0.02)
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            drip(connection)
 
 
 def test_a_server_with_too_many_connections_still_says_that_it_lives(engine: FakeEngine) -> None:

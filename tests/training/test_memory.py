@@ -2,8 +2,6 @@
 
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch.utils.data import DataLoader
 from heads.codec import HeatmapCodec
 from heads.image import encode_image
 from heads.skeleton import COCO_17
+from tests.processes import page_faults
 from training.augment import Augmentation
 from training.data import EpochSampler, PoseDataset, Sample
 
@@ -78,20 +77,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(*words: str, **environment: str) -> int:
-    """Pages that five steps got from the system, after a first one."""
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS, *words],
-        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return int(done.stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_a_step_gets_its_memory_from_the_one_before() -> None:
     pages = 5 * 3 * 2**26 // os.sysconf("SC_PAGE_SIZE")
-    alone = faults()
-    if alone < pages // 100:
-        pytest.skip("the system gives memory in large pages, or malloc is told to keep it")
-    assert faults("keep") < alone // 100
-    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") == pytest.approx(alone, rel=0.1)
+    alone = page_faults(STEPS)
+    assert alone > pages // 100
+    assert page_faults(STEPS, "keep") < alone // 100
+    own = page_faults(STEPS, "keep", MALLOC_TRIM_THRESHOLD_="131072")
+    assert own == pytest.approx(alone, rel=0.1)

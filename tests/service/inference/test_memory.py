@@ -1,16 +1,15 @@
 """What a server gives back of its memory, and what it keeps."""
 
 import mmap
-import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from service.inference.memory import return_freed, return_read
+from tests.processes import page_faults
 
 MIB = 2**20
 
@@ -69,19 +68,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(*words: str) -> int:
-    """Pages that torch got from the system for one batch, after three."""
-    done = subprocess.run(
-        [sys.executable, "-c", MAPS, *words],
-        env={name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return int(done.stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_torch_in_a_server_keeps_the_memory_of_its_maps() -> None:
-    given_back = faults("server", "left")
-    if given_back < 1000:
-        pytest.skip("the system gives memory in large pages")
-    assert faults("server") < given_back / 20
+    given_back = page_faults(MAPS, "server", "left")
+    assert given_back > 1000
+    assert page_faults(MAPS, "server") < given_back / 20
