@@ -13,6 +13,7 @@ from commands.console import let_waiting_threads_sleep
 def _serve(**settings: Any) -> None:
     """Start the server: POST /pose, /detect; a page at /."""
     let_waiting_threads_sleep()
+    from heads.validation import reason_of
     from service.app import run
     from service.settings import Settings
 
@@ -20,7 +21,7 @@ def _serve(**settings: Any) -> None:
     try:
         chosen = Settings(**given)
     except ValidationError as error:
-        problems = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False)]
+        problems = [f"{e['loc'][0]}: {reason_of(e)}" for e in error.errors(include_input=False)]
         raise typer.BadParameter("; ".join(problems)) from error
     if status := run(chosen):
         raise typer.Exit(status)

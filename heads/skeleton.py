@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from heads.validation import reason_of
 from models.errors import SpecError
 
 Colour = tuple[int, int, int]
@@ -128,7 +129,7 @@ def _reason(error: TypeError | ValueError) -> str:
         return str(error)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}{': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+    return f"{place}{': ' if place else ''}{reason_of(first)}"
 
 
 def _pairs_by_name(names: Sequence[str]) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from heads.person import Box
+from heads.validation import reason_of
 from service.errors import InvalidParameter, TooLarge
 from service.inference.answers import MAX_COORDINATE_PX, PoseOptions
 
@@ -212,5 +213,6 @@ def _invalid(error: ValidationError) -> InvalidParameter:
     first = error.errors(include_url=False, include_context=False)[0]
     parameter = str(first["loc"][0])
     place = "".join(f"[{part}]" for part in first["loc"][1:])
-    message = first["msg"].removeprefix("Value error, ")
-    return InvalidParameter(parameter, f"{parameter}{place}: {message}; got {first['input']!r:.60}")
+    return InvalidParameter(
+        parameter, f"{parameter}{place}: {reason_of(first)}; got {first['input']!r:.60}"
+    )

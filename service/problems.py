@@ -24,6 +24,7 @@ from heads.errors import (
     TooManyPixels,
     WeightsMissing,
 )
+from heads.validation import reason_of
 from models.errors import HrposeError, UnknownName, WeightsError
 from service.errors import (
     BadImageUrl,
@@ -228,7 +229,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     record_of(request.scope).problem = INVALID.type
     first = error.errors()[0]
     parameter = str(first["loc"][-1])
-    return respond(INVALID, f"{parameter}: {first['msg']}", {"parameter": parameter})
+    return respond(INVALID, f"{parameter}: {reason_of(first)}", {"parameter": parameter})
 
 
 def _headers(problem: Problem, fields: Mapping[str, Any]) -> dict[str, str]:

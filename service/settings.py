@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from heads.validation import DeviceName
 from service.image_hosts import check_hosts
 from service.rates import check_rate
 
@@ -15,6 +16,8 @@ DAY_S = 86_400
 """The longest that any time may be: what means forever is too long for the system's clocks."""
 
 _Time = Annotated[float, Field(gt=0, le=DAY_S, allow_inf_nan=False)]
+
+_ENDPOINT = re.compile(r"https?://[^\s/?#]\S*")
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
@@ -50,9 +53,8 @@ class Settings(BaseSettings):
         default="",
         description="Folder: its NAME.safetensors and NAME.onnx are served as NAME; empty is none.",
     )
-    device: str = Field(
+    device: DeviceName = Field(
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Where networks run: cpu, cuda or cuda:N.",
     )
     runtime: Literal["auto", "openvino", "onnx", "torch"] = Field(
@@ -164,7 +166,6 @@ class Settings(BaseSettings):
     )
     otel_endpoint: str = Field(
         default="",
-        pattern=r"^(https?://.+)?$",
         description="Where traces are sent, as http://collector:4318/v1/traces; empty is nowhere.",
     )
     api_keys: SecretStr = Field(
@@ -191,6 +192,13 @@ class Settings(BaseSettings):
         description="Hosts from which images may be fetched by `image_url`, such as example.com "
         "or *.example.com, separated by commas; `*` is every public host, empty is none.",
     )
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str) -> str:
+        if url and not _ENDPOINT.fullmatch(url):
+            raise ValueError("should be as http://collector:4318/v1/traces")
+        return url
 
     @field_validator("rate_limit")
     @classmethod

@@ -29,6 +29,7 @@ from heads.spec import (
     Task,
     View,
 )
+from heads.validation import DeviceName, reason_of
 from training.errors import RecipeError
 from training.losses import HeatmapLoss, RegionLoss
 
@@ -216,7 +217,7 @@ class Optimisation(_Part):
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    device: DeviceName = "cpu"
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
@@ -320,7 +321,7 @@ class Recipe(_Part):
                 classes=classes,
             )
         except ValidationError as error:
-            raise RecipeError(f"network: {error.errors()[0]['msg']}") from error
+            raise RecipeError(f"network: {reason_of(error.errors()[0])}") from error
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -343,7 +344,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         hint = f"; write --set '{key}=\"...\"'" * (first["type"] == "string_type")
-        raise RecipeError(f"{path.name}, {key or 'recipe'}: {first['msg']}{hint}") from error
+        raise RecipeError(f"{path.name}, {key or 'recipe'}: {reason_of(first)}{hint}") from error
     # Before any data is read, and so with classes of nobody's.
     some = recipe.data.classes or ("one", "other")
     recipe.spec(classes=some if recipe.task in ("classify", "segment") else ())

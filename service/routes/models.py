@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
+from heads.validation import reason_of
 from models.errors import HrposeError, UnknownName
 from service.accept import JSON
 from service.body import read_small
@@ -61,7 +62,7 @@ async def read_change(request: Request, serving: ServingState) -> ChangeRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         parameter = str(first["loc"][0]) if first["loc"] else "body"
-        raise InvalidParameter(parameter, f"{parameter[:60]}: {first['msg']}") from None
+        raise InvalidParameter(parameter, f"{parameter[:60]}: {reason_of(first)}") from None
 
 
 @router.post(

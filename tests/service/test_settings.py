@@ -2,7 +2,9 @@
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from typer.testing import CliRunner
 
+from hrpose import app
 from service.settings import Settings
 
 
@@ -55,6 +57,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("model", ""),
         ("host", ""),
         ("keep_alive_s", "0"),
+        ("otel_endpoint", "collector:4318"),
+        ("otel_endpoint", "http://"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(
@@ -63,6 +67,19 @@ def test_a_value_that_cannot_be_meant_is_refused(
     monkeypatch.setenv(f"HRPOSE_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--device", "gpu", "device: a device is cpu, cuda or cuda:N; got 'gpu'"),
+        ("--otel-endpoint", "x", "otel_endpoint: should be as http://collector:4318/v1/traces"),
+    ],
+)
+def test_a_refusal_says_what_would_do(flag: str, value: str, words: str) -> None:
+    answer = CliRunner().invoke(app, ["serve", flag, value])
+    assert answer.exit_code == 2
+    assert words in " ".join(answer.stderr.replace("│", " ").split())
 
 
 def test_an_unknown_setting_is_refused() -> None:
