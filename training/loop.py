@@ -29,6 +29,7 @@ from models.errors import HrposeError
 from models.weights import load_strict, load_weights, read_state, rename
 from training.data import EpochSampler
 from training.errors import DataError, RecipeError, StateError, TrainingDiverged
+from training.freeze import freeze
 from training.log import Log, bar
 from training.precision import arithmetic
 from training.recipe import Optimisation, Recipe
@@ -76,6 +77,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
     states = StateFile(folder, recipe, watch.keep, workers.count, learned(task.spec))
     if states.newest is None:
         _start_from(network, recipe)
+    frozen = freeze(network, how.frozen)
     network.to(workers.device)
     task.to(workers.device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True)
@@ -101,6 +103,8 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
     sound, saved = torch.ones((), dtype=torch.bool, device=workers.device), time.monotonic()
     while progress.epoch < how.epochs:
         network.train()
+        for part in frozen:
+            part.eval()
         sampler.epoch, sampler.skip = progress.epoch, progress.step * how.batch * workers.count
         started, before = time.monotonic(), progress.crops
         with bar(progress, how.epochs, batches, workers.first) as line:

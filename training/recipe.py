@@ -191,6 +191,7 @@ class Optimisation(_Part):
     ema: decay of the averaged weights, which are what is kept; 0: they are the last step's.
     precision: what the network computes in while it is trained; fp16 scales its gradients; auto is
         bf16 where the device has such arithmetic, and fp32 where it would only imitate it.
+    frozen: parts that stay as they began (`backbone`, `backbone.layer1`; see `training.freeze`).
     compile: by torch.compile: minutes at the start, less time a step.
     device: `cpu`, `cuda`, `cuda:1`.  workers: processes that make samples; 0: none but this one.
     threads: of the processor; 0: as many as it has. Beside other work fewer are faster, because
@@ -214,6 +215,7 @@ class Optimisation(_Part):
     hardest: int = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     region_loss: RegionLoss = "cross_entropy"
+    frozen: tuple[str, ...] = ()
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
@@ -279,6 +281,8 @@ class Recipe(_Part):
             raise ValueError("masks need data.classes: the names of their numbers, in order")
         if self.task != "classify" and not (self.data.train_images and self.data.val_images):
             raise ValueError("data.train_images and data.val_images say where photographs are")
+        if self.optimisation.frozen and not (self.network.init or self.network.backbone_init):
+            raise ValueError("optimisation.frozen needs network.init or network.backbone_init")
         if self.data.more and self.task not in ("pose", "people"):
             raise ValueError(f"data.more are keypoint files; {self.task} has none")
         if self.data.weights and not self.optimisation.samples_per_epoch:

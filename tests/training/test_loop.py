@@ -193,6 +193,40 @@ def test_a_run_starts_from_a_part_of_another_network(data: Path, tmp_path: Path)
     )
 
 
+def test_frozen_parts_end_as_they_began(data: Path, tmp_path: Path) -> None:
+    """To the bit, the means of their norms included, and weight decay; all else learns."""
+    first = train(recipe_of(data), data, tmp_path / "first")
+    changes = (f"network.init={first}", "optimisation.frozen=['backbone.features.0']")
+    best = train(recipe_of(data, *changes), data, tmp_path / "second")
+    before, after = load_checkpoint(first)[1], load_checkpoint(best)[1]
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    frozen = {name for name in before if name.startswith("backbone.features.0.")}
+    assert len(frozen) == 6
+    assert same == frozen
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        ("['backbone.stem']", "there is no backbone.stem; where 'stem' stands it has features"),
+        ("['neck']", "there is no neck; where 'neck' stands it has backbone, head"),
+        ("['backbone', 'head']", "leaves nothing to train"),
+    ],
+)
+def test_parts_that_cannot_be_frozen_are_named(
+    data: Path, tmp_path: Path, frozen: str, message: str
+) -> None:
+    first = train(recipe_of(data), data, tmp_path / "first")
+    changes = (f"network.init={first}", f"optimisation.frozen={frozen}")
+    with pytest.raises(RecipeError, match=message):
+        train(recipe_of(data, *changes), data, tmp_path / "second")
+
+
+def test_nothing_is_frozen_at_random_weights(data: Path) -> None:
+    with pytest.raises(RecipeError, match=r"frozen needs network\.init or"):
+        recipe_of(data, "optimisation.frozen=['backbone']")
+
+
 def test_a_run_may_be_made_longer_but_not_another(data: Path, tmp_path: Path) -> None:
     train(recipe_of(data), data, tmp_path)
     train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
