@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from heads.errors import ImageError, TooManyPixels
 from heads.geometry import Crop, reduced
+from heads.png_chunks import SIGNATURE, shows_frames, without_remarks
 
 Image = npt.NDArray[np.uint8]
 """RGB uint8 [H, W, 3], upright."""
@@ -78,6 +79,8 @@ def decode_image(data: bytes, max_pixels: int | None = None, *, reduce: int = 1)
 
 def decode_checked(data: bytes, kind: ImageFormat, reduce: int) -> Image:
     """As decode_image, of a file whose header has been looked at by checked_header."""
+    if kind == "png":
+        data = without_remarks(data)
     try:
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce])
     except cv2.error as error:
@@ -211,8 +214,8 @@ def read_header(data: bytes) -> tuple[ImageFormat, int, int]:
 def _read_header(data: bytes) -> tuple[ImageFormat, int, int]:
     if data[:3] == b"\xff\xd8\xff":
         return ("jpeg", *_jpeg_size(data))
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        if b"acTL" in data[8:4096].split(b"IDAT", 1)[0]:
+    if data[:8] == SIGNATURE:
+        if shows_frames(data):
             raise ImageError("the PNG has more than one frame; send one image")
         width, height = struct.unpack_from(">II", data, 16)
         return "png", width, height

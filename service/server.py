@@ -7,6 +7,7 @@ import threading
 import time
 from types import FrameType
 
+import cv2
 import uvicorn
 from fastapi import FastAPI
 
@@ -70,6 +71,8 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
     hold_little()
     _take_standard_streams()
     logs.install(settings.log_level, settings.log_format)
+    # OpenCV would print of every damaged image what its answer says, past format and level.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -6,13 +6,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageCms
 
 from heads.errors import ImageError, TooManyPixels
 from heads.geometry import Crop
 from heads.image import decode_image, encode_image, fits, photographs, read_header, warp
+from heads.png_chunks import MAX_CHUNKS, without_remarks
 
 EXIF_ORIENTATION = 0x0112
 
@@ -174,6 +177,65 @@ def test_several_frames_are_refused() -> None:
         frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
         with pytest.raises(ImageError, match=word):
             decode_image(buffer.getvalue())
+
+
+def chunk(kind: bytes, content: bytes = b"", crc: int | None = None) -> bytes:
+    """A chunk of a PNG; crc: in place of the right one."""
+    right = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc or right)
+
+
+def with_chunks(data: bytes, *chunks: bytes) -> bytes:
+    """A PNG with more chunks behind its header."""
+    return b"".join([data[:33], *chunks, data[33:]])
+
+
+def test_frames_are_looked_for_behind_a_long_profile(scene: Any) -> None:
+    frames = chunk(b"acTL", struct.pack(">II", 2, 0))
+    data = with_chunks(file_of(scene, "PNG"), chunk(b"prVt", bytes(70_000)), frames)
+    with pytest.raises(ImageError, match="more than one frame"):
+        read_header(data)
+
+
+def test_a_comment_about_frames_is_none(scene: Any) -> None:
+    data = with_chunks(file_of(scene, "PNG"), chunk(b"tEXt", b"Comment\0the acTL chunk"))
+    np.testing.assert_array_equal(decode_image(data), scene)
+
+
+def test_what_a_png_remarks_is_never_written_out(scene: Any, capfd: Any) -> None:
+    """The decoder would print the name of a profile that it finds fault with, whatever it holds."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[68] ^= 0xFF  # its illuminant
+    forged = chunk(b"iCCP", b"x\nforged line\n\0\0" + zlib.compress(bytes(profile)))
+    broken = chunk(b"tEXt", b"a\0b", crc=1)
+    plain = file_of(scene, "PNG")
+    data = with_chunks(plain, forged, *[broken] * 1000)
+    np.testing.assert_array_equal(decode_image(data), scene)
+    cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert "\nforged line\n" in capfd.readouterr().err  # or this test would show nothing
+    decode_image(data)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "L", "I;16", "1", "LA"])
+def test_without_remarks_a_png_has_the_same_pixels(scene: Any, mode: str) -> None:
+    picture = Pillow.fromarray(scene).convert("RGB" if mode in ("RGBA", "P") else "L")
+    buffer, exif = io.BytesIO(), Pillow.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    options = {"transparency": 3} if mode == "P" else {}
+    picture.convert(mode).save(buffer, "PNG", exif=exif, dpi=(72, 72), gamma=0.5, **options)
+    data = with_chunks(buffer.getvalue(), chunk(b"gAMA", struct.pack(">I", 45455)))
+    assert len(without_remarks(data)) < len(data)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert expected is not None
+    assert expected.shape == (90, 60, 3)
+    np.testing.assert_array_equal(decode_image(data), expected)
+
+
+def test_a_png_of_nothing_but_chunks_is_refused(scene: Any) -> None:
+    data = with_chunks(file_of(scene, "PNG"), chunk(b"tEXt") * (MAX_CHUNKS + 1))
+    with pytest.raises(ImageError, match="more than 100000 chunks"):
+        read_header(data)
 
 
 def test_the_official_crop_is_reproduced(legacy: Any, fill: Any) -> None:
