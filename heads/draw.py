@@ -170,5 +170,7 @@ def draw_classes(
     image: Image, class_map: npt.NDArray[np.uint8], palette: Sequence[tuple[int, int, int]]
 ) -> Image:
     """A copy of the image under the colours of its pixels' classes."""
-    colours = np.array(palette, np.uint8)[class_map]
-    return np.asarray(cv2.addWeighted(image, 0.5, colours, 0.5, 0), dtype=np.uint8)
+    colours, drawn = np.array(palette, np.uint8), np.empty_like(image)
+    for row in range(len(image)):  # all colours at once would be one more picture in memory
+        cv2.addWeighted(image[row], 0.5, colours[class_map[row]], 0.5, 0, dst=drawn[row])
+    return drawn

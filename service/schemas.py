@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from heads.classes import count_classes
+
 if TYPE_CHECKING:
     from heads.person import Box, Person
     from heads.skeleton import Skeleton
@@ -239,9 +241,9 @@ class SegmentResponse(Answer):
     def of(cls, answer: "SegmentAnswer") -> Self:
         """The JSON of a segmentation network's answer."""
         flat = answer.class_map.ravel()
-        counts = np.bincount(flat, minlength=len(answer.class_names))
+        counts = count_classes(flat, len(answer.class_names))
         present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        starts = np.flatnonzero(np.diff(flat, prepend=np.int16(-1)))
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
         lengths = np.diff(starts, append=flat.size)
         return cls(
             model=answer.model,

@@ -337,16 +337,15 @@ class Engine:
     def _fit(self, model: str, use: Use[N], job: Job | None, *, whole: bool = True) -> Iterator[N]:
         """A network for a use; InvalidParameter for one of another task.
 
-        Also where its weights are missing: nobody is told to download what will not do.
+        Which is said before it is loaded: another would have to make room for it, and nobody is
+        told to download what will not do.
         """
-        try:
-            with self._network(model, job, whole=whole) as network:
-                yield use.of(network)
-        except WeightsMissing:
+        if self._name_of(model) not in self._networks:
             info = self.model(model)
             if info.task not in use.kinds:
-                raise use.refusal(info.name, info.task) from None
-            raise
+                raise use.refusal(info.name, info.task)
+        with self._network(model, job, whole=whole) as network:
+            yield use.of(network)
 
     def _network(
         self, model: str, job: Job | None = None, *, whole: bool = True

@@ -39,4 +39,6 @@ class SegmentNetwork:
         """Class indices, uint8 [H, W], of a photograph."""
         view = self.spec.whole(photo.size)
         ran = self.batcher.run(photo.views([view]), job)
-        return class_map(ran[0].maps[OUTPUT], view, photo.size), Timing.of(ran)
+        photo.forget()
+        found = class_map(ran[0].maps[OUTPUT], view, photo.size, between=job.check)
+        return found, Timing.of(ran)

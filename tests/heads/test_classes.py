@@ -1,6 +1,7 @@
 """Classifiers and segmentation: official outputs, and what logits mean for an image."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchvision.models import ResNet
 from heads.classes import (
     CITYSCAPES,
     class_map,
+    count_classes,
     imagenet_1k,
     likeliest,
     palette,
@@ -185,6 +187,26 @@ def test_every_pixel_gets_the_class_of_its_place(height: int, width: int) -> Non
         found = class_map(logits, view, (height, width))
         expected = 1 + (np.indices((height, width))[axis] >= (height, width)[axis] / 2)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_class_map_is_made_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes nothing but what it takes; between two of them it can be ended."""
+    logits = np.random.default_rng(0).normal(size=(5, 24, 40)).astype(np.float32)
+    size = (300, 500)
+    view = Crop.letterbox(size, 96, multiple=32, max_long=160)
+    whole = class_map(logits, view, size)
+    monkeypatch.setattr("heads.classes.STRIP_PIXELS", 7 * 500 + 100)
+    calls: list[int] = []
+    parts = class_map(logits, view, size, between=lambda: calls.append(1))
+    assert len(calls) == math.ceil(300 / 7)
+    assert (parts != whole).mean() < 1e-4  # a place is rounded to 1/32 of a cell from each top
+    np.testing.assert_array_equal(count_classes(parts, 6), np.bincount(parts.ravel(), minlength=6))
+
+    def stop() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        class_map(logits, view, size, between=stop)
 
 
 def test_the_middle_of_an_image_is_the_usual_centre_crop() -> None:

@@ -176,6 +176,8 @@ def test_a_network_does_only_what_it_can(daring: Engine) -> None:
         with pytest.raises(InvalidParameter, match=r"cannot .*; name a") as caught:
             call()
         assert caught.value.parameter == "model"
+    loaded = [info.name for info in daring.models() if info.state == "loaded"]
+    assert loaded == []  # no other had to make room for what is refused
 
 
 def test_nobody_is_told_to_download_what_cannot_do_it(cache: Path) -> None:
