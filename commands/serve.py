@@ -21,7 +21,8 @@ def _serve(**settings: Any) -> None:
     try:
         chosen = Settings(**given)
     except ValidationError as error:
-        problems = [f"{e['loc'][0]}: {reason_of(e)}" for e in error.errors(include_input=False)]
+        found = error.errors(include_input=False)
+        problems = [": ".join([*map(str, e["loc"][:1]), reason_of(e)]) for e in found]
         raise typer.BadParameter("; ".join(problems)) from error
     if status := run(chosen):
         raise typer.Exit(status)

@@ -1,9 +1,11 @@
 """Every setting of the server, once: environment `HRPOSE_<NAME>`, and a flag of `hrpose serve`."""
 
+import os
 import re
-from typing import Annotated, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heads.validation import DeviceName
@@ -17,6 +19,14 @@ DAY_S = 86_400
 
 _Time = Annotated[float, Field(gt=0, le=DAY_S, allow_inf_nan=False)]
 
+_PREFIX = "HRPOSE_"
+
+_OTHER_VARIABLES = {"HRPOSE_CACHE", "HRPOSE_OFFLINE"}
+"""Of the library, not of the server alone."""
+
+_NEARLY = 0.88
+"""Of two names as alike as this, prefix included, one is taken for the other misspelt."""
+
 _ENDPOINT = re.compile(r"https?://[^\s/?#]\S*")
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
@@ -25,7 +35,7 @@ _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 class Settings(BaseSettings):
     """What a server may be told; each value is checked when it starts."""
 
-    model_config = SettingsConfigDict(env_prefix="HRPOSE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     allow_random: bool = Field(
         default=False,
@@ -192,6 +202,20 @@ class Settings(BaseSettings):
         description="Hosts from which images may be fetched by `image_url`, such as example.com "
         "or *.example.com, separated by commas; `*` is every public host, empty is none.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Refuses a variable that is nearly a setting's: HRPOSE_API_KEY would leave a server open.
+
+        What is far from all of them is somebody else's, as what Kubernetes sets for a Service.
+        """
+        right = {f"{_PREFIX}{name.upper()}" for name in cls.model_fields} | _OTHER_VARIABLES
+        named = {name.upper() for name in os.environ if name.upper().startswith(_PREFIX)}
+        for name in sorted(named - right):
+            if near := get_close_matches(name, right, 1, _NEARLY):
+                raise ValueError(f"{name} in the environment is no setting; {near[0]} is")
+        return given
 
     @field_validator("otel_endpoint")
     @classmethod

@@ -82,6 +82,28 @@ def test_a_refusal_says_what_would_do(flag: str, value: str, words: str) -> None
     assert words in " ".join(answer.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("HRPOSE_API_KEY", "HRPOSE_API_KEYS"), ("HRPOSE_MAX_PEPOLE", "HRPOSE_MAX_PEOPLE")],
+)
+def test_a_misspelt_variable_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    answer = CliRunner().invoke(app, ["serve"])
+    assert answer.exit_code == 2
+    assert f"{name} in the environment is no setting; {meant} is" in " ".join(answer.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["HRPOSE_SERVICE_HOST", "HRPOSE_SERVICE_PORT", "HRPOSE_PORT_8000_TCP_ADDR"]
+)
+def test_variables_of_others_are_theirs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Kubernetes sets these for a Service that is called hrpose."""
+    monkeypatch.setenv(name, "10.0.0.1")
+    Settings()
+
+
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="prot"):
         Settings(prot=80)  # type: ignore[call-arg]
