@@ -35,7 +35,7 @@ def choose(header: str | None, offered: Sequence[str] = (JSON, JPEG, PNG)) -> st
     Of equally liked types the one named more exactly wins, then the one named first. Raises
     NotAcceptable where the header wants none of them.
     """
-    ranges = _parse(header or "*/*")
+    ranges = _parse(header or "") or _parse("*/*")
     best: tuple[float, int, int] | None = None
     chosen = None
     for media_type in offered:
@@ -53,7 +53,8 @@ def choose(header: str | None, offered: Sequence[str] = (JSON, JPEG, PNG)) -> st
 
 def _parse(header: str) -> list[_Range]:
     ranges = []
-    for position, entry in enumerate(header.split(",")):
+    # Empty entries mean nothing (RFC 9110, 5.6.1.2).
+    for position, entry in enumerate(filter(str.strip, header.split(","))):
         media_range, *parameters = (part.strip().lower() for part in entry.split(";"))
         main, _, sub = media_range.partition("/")
         ranges.append(_Range(main, sub, _quality(parameters), position))

@@ -51,7 +51,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "hrpose_request_seconds",
-            "Time from the first byte of a request to the last of its answer.",
+            "Time from the end of a request's head to the last byte of its answer being handed on.",
             ("route",),
             buckets=SECONDS,
             registry=registry,

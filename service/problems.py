@@ -208,6 +208,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {path[:100]}; there is: {there}"
     elif problem is METHOD:
         allowed = (error.headers or {}).get("Allow", "")
+        if "GET" in allowed and "HEAD" not in allowed:  # every GET answers HEAD: see the guard
+            allowed += ", HEAD"
+            error.headers = {**(error.headers or {}), "Allow": allowed}
         detail = f"{request.method} is not answered at {path[:100]}; allowed: {allowed}"
     return in_form_of(path, respond(problem, detail, headers=error.headers))
 

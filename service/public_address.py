@@ -9,8 +9,13 @@ _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 
+_ISATAP = 0x0000_5EFE
+"""The third quarter of an address that carries one of IPv4 in its last (RFC 5214, 6.1); the bit
+0x0200_0000 says nothing here."""
+
 _NEVER_V4 = (
     ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; metadata of Oracle's cloud
+    ipaddress.IPv4Network("192.88.99.0/24"),  # once relays of 6to4 (RFC 7526)
     ipaddress.IPv4Network("168.63.129.16/32"),  # looks global; the host of a machine at Azure
 )
 _NEVER_V6 = ipaddress.IPv6Network("3fff::/20")  # documentation, which older Pythons do not know
@@ -43,5 +48,5 @@ def _carried(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
-    if address in _NAT64:
+    if int(address) >> 32 & 0xFDFF_FFFF == _ISATAP or address in _NAT64:
         yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)

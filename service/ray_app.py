@@ -52,7 +52,7 @@ BUSY_RETRY_S = 1.0
 PASSING_S = 1.0
 """In this time answers of the front pass Ray's proxy, which is killed with what it holds."""
 
-LIVE = "/health/live"
+LIVE = ("/health/live", "/v2/health/live")
 
 _CHANGE = re.compile(r"/models/.+/(un)?load")
 
@@ -181,7 +181,7 @@ class Front:
     def _check(self, request: Request) -> None:
         """Before a body is read."""
         path = request.url.path
-        if self._draining and path != LIVE:
+        if self._draining and path not in LIVE:
             raise Unavailable("the server is shutting down", LOADING_RETRY_S)
         if request.method == "POST":  # what is asked otherwise is little, and some of it open
             self._keys.check(request)

@@ -266,6 +266,8 @@ def _read_images(tensor: Mapping[str, Any], rest: bytes) -> tuple[bytes, ...]:
     if shape[0] > MAX_IMAGES:
         raise TooLarge(f"{shape[0]} images; at most {MAX_IMAGES} are taken", f"{MAX_IMAGES} images")
     size = _parameters(tensor).get("binary_data_size")
+    if size is not None and tensor.get("data") is not None:
+        raise InvalidParameter(INPUT, "binary_data_size and data: an input has one of them")
     if size is None:
         if rest:
             raise InvalidParameter(INPUT, f"{len(rest)} bytes after the JSON belong to no input")

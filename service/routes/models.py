@@ -45,7 +45,7 @@ def list_models(serving: ServingState) -> ModelsResponse:
     )
 
 
-@router.get("/models/{name}", responses=problem_responses(401, 403, 404, 429))
+@router.get("/models/{name}", responses=problem_responses(401, 403, 404, 409, 429))
 def get_model(name: str, serving: ServingState) -> ModelAnswer:
     """One network; `default` is an alias."""
     return ModelAnswer.of(serving.engine.model(name))

@@ -74,8 +74,44 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "Why it was refused", "content": _ERROR},
     "5XX": {"description": "Why there is no answer", "content": _ERROR},
 }
-_BINARY: dict[int | str, dict[str, Any]] = {
-    200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_OUTPUT = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"enum": sorted({name for outputs in OUTPUTS.values() for name in outputs})},
+        "datatype": {"enum": ["FP32", "INT32", "UINT8"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "data": {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "Row after row; not there where the values come after the JSON.",
+        },
+        "parameters": {
+            "type": "object",
+            "properties": {"binary_data_size": {"type": "integer"}},
+        },
+    },
+    "additionalProperties": False,
+}
+_ANSWER = {
+    "schema": {
+        "type": "object",
+        "required": ["model_name", "outputs"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": _OUTPUT},
+        },
+        "additionalProperties": False,
+    }
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": f"Tensors; {BYTES} where values are asked for in binary form: the JSON, of "
+        f"as many bytes as {HEADER_LENGTH} says, and then the values",
+        "content": {JSON: _ANSWER, BYTES: _BINARY},
+    }
 }
 _TENSOR = {
     "type": "object",
@@ -97,7 +133,11 @@ _INFER = {
     "required": ["inputs"],
     "properties": {
         "id": {"type": "string"},
-        "parameters": {"type": "object"},
+        "parameters": {
+            "type": "object",
+            "description": "Options of POST /pose or /classify by their names, and "
+            "binary_data_output: true for all values in binary form.",
+        },
         "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR},
         "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
     },
@@ -151,8 +191,23 @@ def model_ready(name: str, serving: ServingState) -> dict[str, Any]:
 @router.post(
     "/models/{name}/infer",
     dependencies=KEY_NEEDED,
-    responses=_BINARY | _REFUSALS,
-    openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": _INFER}}}},
+    responses=_ANSWERS | _REFUSALS,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "JSON; or JSON and after it the images, each after its length in four "
+            f"bytes, lowest first, where {HEADER_LENGTH} says how many bytes are JSON.",
+            "content": {JSON: {"schema": _INFER}, BYTES: _BINARY},
+        },
+        "parameters": [
+            {
+                "name": HEADER_LENGTH,
+                "in": "header",
+                "schema": {"type": "integer", "minimum": 1},
+                "description": "Bytes of the JSON, where images come after it in binary form.",
+            }
+        ],
+    },
 )
 async def infer(name: str, request: Request, serving: ServingState) -> Response:
     """Tensors of one or several photographs; values in JSON, or binary after it."""

@@ -14,6 +14,8 @@ from tests.service.conftest import HEIGHT, WIDTH
     [
         (None, JSON),
         ("", JSON),
+        (",, ,", JSON),
+        (", image/png,", PNG),
         ("*/*", JSON),
         ("application/json", JSON),
         ("application/*", JSON),

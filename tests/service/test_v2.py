@@ -162,6 +162,11 @@ def _without(key: str) -> dict[str, Any]:
         (request_of(b"x", parameters={"binary_data_output": 1}), 422, "binary_data_output"),
         (request_of(*[b"x"] * (MAX_IMAGES + 1)), 413, str(MAX_IMAGES)),
         ({"inputs": [{**request_of(b"x")["inputs"][0], "shape": [2]}]}, 422, "shape"),
+        (
+            {"inputs": [{**request_of(b"x")["inputs"][0], "parameters": {"binary_data_size": 0}}]},
+            422,
+            "one of them",
+        ),
         ({"inputs": [{**request_of(b"x")["inputs"][0], "shape": [True]}]}, 422, "shape"),
         ({"inputs": [{**request_of(b"x")["inputs"][0], "data": ["%"]}]}, 422, "base64"),
     ],
