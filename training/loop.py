@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heads.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
@@ -27,6 +26,7 @@ from heads.network import Maps, Network, build, input_tensor
 from heads.spec import Provenance
 from models.errors import HrposeError
 from models.weights import load_strict, load_weights, read_state, rename
+from training.average import Average
 from training.data import EpochSampler
 from training.errors import DataError, RecipeError, StateError, TrainingDiverged
 from training.freeze import freeze
@@ -80,7 +80,7 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
     frozen = freeze(network, how.frozen)
     network.to(workers.device)
     task.to(workers.device)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True)
+    average = Average(network, how.ema)
     optimizer = make_optimizer(network, how, workers.count)
     scaler = GradScaler(workers.device.type, enabled=how.precision == "fp16")
     batches = math.ceil(len(sampler) / how.batch)
@@ -166,7 +166,7 @@ def _finish_epoch(
     if every and progress.epoch % every == 0:
         log.picture(progress, task.picture(network))
     score = float(measured[task.measure])
-    if score > progress.best_score:
+    if score >= progress.best_score:  # of two zeros the later has learned more
         progress.best_score = score
         _save_best(folder / "best.safetensors", network, task, recipe, progress, measured)
 

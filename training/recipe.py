@@ -63,7 +63,7 @@ READ_BY: dict[str, tuple[Task, ...]] = {
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Network(_Part):
@@ -188,7 +188,8 @@ class Optimisation(_Part):
     loss, foreground, hardest: of heatmaps, see `training.losses.heatmap_loss`.
     label_smoothing: of classes (arXiv:1512.00567, section 7).
     region_loss: of class maps, see `training.losses.region_loss`.
-    ema: decay of the averaged weights, which are what is kept; 0: they are the last step's.
+    ema: decay of the averaged weights, which are what is kept (`training.average`); 0: they are
+        the last step's.
     precision: what the network computes in while it is trained; fp16 scales its gradients; auto is
         bf16 where the device has such arithmetic, and fp32 where it would only imitate it.
     frozen: parts that stay as they began (`backbone`, `backbone.layer1`; see `training.freeze`).
@@ -220,9 +221,9 @@ class Optimisation(_Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
     device: DeviceName = "cpu"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     workers: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=4096)
     save_every_s: PositiveFloat = 180.0
 
     @model_validator(mode="after")

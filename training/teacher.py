@@ -16,6 +16,9 @@ from heads.network import input_tensor
 from heads.spec import NetworkSpec
 from training.errors import RecipeError
 
+SIGMA_TOLERANCE = 0.1
+"""Peaks may be wider or narrower by this share: sides and alignments seldom fit to the pixel."""
+
 
 class Teacher:
     """Heatmaps of a trained network for a student's crops.
@@ -36,13 +39,19 @@ class Teacher:
         spec = self._network.spec
         if spec.task != "pose" or spec.skeleton.keypoints != student.skeleton.keypoints:
             raise RecipeError(f"teacher {spec.name} answers other keypoints than {student.name}")
-        theirs, ours = ((s.alignment, s.codec.sigma) for s in (spec, student))
         # A center network's peaks are as wide as its people are large.
-        if spec.head.kind != "center" and theirs != ours:
-            raise RecipeError(
-                f"teacher {spec.name} answers maps of alignment {theirs[0]} and sigma {theirs[1]}; "
-                f"those of {student.name} have {ours[0]} and {ours[1]}"
-            )
+        if spec.head.kind != "center":
+            if spec.alignment != student.alignment:
+                raise RecipeError(
+                    f"teacher {spec.name} answers maps of alignment {spec.alignment}; those of "
+                    f"{student.name} have {student.alignment}"
+                )
+            sigma = _sigma_at(student, spec)
+            if not np.allclose(sigma, student.codec.sigma, rtol=SIGMA_TOLERANCE):
+                raise RecipeError(
+                    f"peaks of teacher {spec.name} have a sigma of {sigma[0]:.2f} x {sigma[1]:.2f} "
+                    f"cells of {student.name}; its own have {student.codec.sigma}"
+                )
         self._kind = kind
         self._size = spec.input_size
         self._grid = torch.from_numpy(_places(student, spec)).to(device)
@@ -64,6 +73,16 @@ class Teacher:
         maps = maps.float().clone()  # an inference tensor must not meet autograd
         grid = self._grid.expand(len(maps), -1, -1, -1)
         return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
+
+
+def _sigma_at(student: NetworkSpec, teacher: NetworkSpec) -> npt.NDArray[np.float64]:
+    """How wide the teacher's peaks are in the student's cells, as (x, y)."""
+    pixels = teacher.codec.sigma * cell_scale(
+        teacher.input_size, teacher.heatmap_size, teacher.alignment
+    )
+    shrunk = np.array(student.input_size[::-1]) / np.array(teacher.input_size[::-1])
+    cells = cell_scale(student.input_size, student.heatmap_size, student.alignment)
+    return np.asarray(pixels * shrunk / cells)
 
 
 def _places(student: NetworkSpec, teacher: NetworkSpec) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ from heads.spec import NetworkSpec
 from models.errors import HrposeError, WeightsError
 from tests.training.damage import changed
 from training import loop
+from training.average import Average
 from training.errors import DataError, RecipeError, StateError, TrainingDiverged
 from training.loop import train
 from training.pose import PoseTask
@@ -590,8 +591,8 @@ def test_a_gpu_that_is_not_there_is_said_before_data_is_read(
 
 
 def test_the_average_forgets_as_fast_as_the_recipe_says(data: Path, tmp_path: Path) -> None:
-    """It begins with the first step's weights; after the second it has 3 parts of those to 1."""
-    changes = ["optimisation.ema=0.75", "optimisation.save_every_s=1e-9", "watch.keep=4"]
+    """It begins with the first step's weights; after the second it has 1 part of those to 7."""
+    changes = ["optimisation.ema=0.125", "optimisation.save_every_s=1e-9", "watch.keep=4"]
     train(recipe_of(data, *changes), data, tmp_path)
     first, last = (
         torch.load(tmp_path / "tiny" / name, weights_only=True)
@@ -599,9 +600,31 @@ def test_the_average_forgets_as_fast_as_the_recipe_says(data: Path, tmp_path: Pa
     )
     assert (first["progress"]["step"], last["progress"]["crops"]) == (1, 8)
     for name, weight in last["network"].items():
-        expected = 0.75 * first["network"][name] + 0.25 * weight
+        expected = 0.125 * first["network"][name] + 0.875 * weight
         if weight.is_floating_point():
             torch.testing.assert_close(last["average"][f"module.{name}"], expected)
+
+
+def test_the_average_of_a_short_run_is_not_its_beginning() -> None:
+    """After n steps it keeps (1 + n) / (10 + n) of itself, until that is more than the decay."""
+    network = nn.Linear(1, 1, bias=False)
+    average, expected = Average(network, 0.9), 0.0
+    for step in range(200):
+        nn.init.constant_(network.weight, float(step))
+        average.update_parameters(network)
+        kept = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+        expected = kept * expected + (1 - kept) * step
+        assert average.get_parameter("module.weight").item() == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(199 - 9, rel=1e-3)  # as far behind as the decay says
+
+
+def test_of_epochs_that_are_worth_the_same_the_last_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small runs begin with several of AP 0."""
+    monkeypatch.setattr(PoseTask, "validate", lambda *_: {"ap": 0.0})
+    best = train(recipe_of(data, "optimisation.epochs=3"), data, tmp_path)
+    assert read_spec(best).provenance.origin == "hrpose: recipe tiny, 24 crops"
 
 
 def test_a_worse_epoch_does_not_replace_the_best(

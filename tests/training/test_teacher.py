@@ -52,9 +52,30 @@ def test_a_teacher_answers_as_it_would_alone(teacher_file: Path) -> None:
     said.requires_grad_()  # it may meet autograd
 
 
-def test_a_teacher_of_another_size_answers_at_the_students(teacher_file: Path) -> None:
-    said = Teacher(str(teacher_file), spec_of((128, 96)), CPU).heatmaps(views(128, 96))
-    assert said.shape == (2, 17, 32, 24)
+@pytest.mark.parametrize(("size", "sigma"), [((128, 128), 4.0), ((96, 96), 3.0)])
+def test_a_teacher_of_another_size_teaches_peaks_of_the_students_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], sigma: float
+) -> None:
+    """As published networks of 384x288, whose sigma is 3, teach those of 256x192, whose is 2."""
+    student = spec_of((64, 64))
+    spec = spec_of(size).model_copy(update={"codec": CodecSpec(sigma=sigma, unbiased=True)})
+    file = tmp_path / "large.safetensors"
+    save_checkpoint(file, spec, build(spec).state_dict())
+    teacher = Teacher(str(file), student, CPU)
+    point, labelled = np.array([[29.5, 33.5]]), np.ones(1)
+    there = (point + 0.5) * size[0] / 64 - 0.5
+    perfect = torch.from_numpy(spec.heatmap_codec().encode(there, labelled)[0])[None]
+    monkeypatch.setattr(teacher._network, "forward", lambda _: perfect)
+    said = teacher.heatmaps(views(64, 64)[:1])[0, 0]
+    exact = student.model_copy(update={"codec": CodecSpec(unbiased=True)}).heatmap_codec()
+    np.testing.assert_allclose(said, exact.encode(point, labelled)[0][0], atol=0.06)
+
+
+def test_a_teacher_whose_peaks_would_be_narrow_is_refused(tmp_path: Path) -> None:
+    spec = spec_of((128, 128))
+    save_checkpoint(tmp_path / "large.safetensors", spec, build(spec).state_dict())
+    with pytest.raises(RecipeError, match=r"sigma of 0\.98 x 0\.98 cells of .*; its own have 2"):
+        Teacher(str(tmp_path / "large.safetensors"), spec_of((64, 64)), CPU)
 
 
 def test_a_center_network_teaches_with_its_heatmaps() -> None:
@@ -133,15 +154,17 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"alignment": "legacy"}, {"codec": CodecSpec(sigma=1.0)}],
-    ids=["alignment", "sigma"],
+    ("change", "words"),
+    [
+        ({"alignment": "legacy"}, "maps of alignment udp; those of .* have legacy"),
+        ({"codec": CodecSpec(sigma=1.0)}, r"sigma of 2\.00 x 2\.00 cells .*; its own have 1\.0"),
+    ],
 )
 def test_a_teacher_whose_maps_are_laid_out_otherwise_is_refused(
-    teacher_file: Path, change: dict[str, Any]
+    teacher_file: Path, change: dict[str, Any], words: str
 ) -> None:
     student = spec_of((64, 64)).model_copy(update=change)
-    with pytest.raises(RecipeError, match=r"alignment udp and sigma 2\.0; those of"):
+    with pytest.raises(RecipeError, match=words):
         Teacher(str(teacher_file), student, CPU)
 
 
