@@ -117,7 +117,8 @@ class CenterCodec:
         boxes_xyxy: [P, 4] input pixels; who has the middle of the box outside has keypoints alone.
         Returns `center` and `kpt_heatmap` as shares of 1 instead of logits, the other maps, and for
         each of these X the map `X_weight`, 0 where X is not to be learned: of kpt_heatmap where the
-        box of somebody lies whose keypoint is not labelled, of the others all but a few cells.
+        box of somebody lies whose keypoint is not labelled, of the others all but a few cells. Near
+        a keypoint it is that keypoint's own weight.
         """
         h, w = size
         count, k = weights.shape
@@ -136,8 +137,11 @@ class CenterCodec:
         cells, boxes = self.to_cells(points), self.to_cells(boxes_xyxy)
         for person in range(count):
             self._forget(maps["kpt_heatmap_weight"], weights[person], boxes[person])
+        sure = np.zeros_like(maps["kpt_heatmap"])
         for person in range(count):
-            self._write_person(maps, cells[person], weights[person], boxes[person])
+            self._write_person(maps, sure, cells[person], weights[person], boxes[person])
+        known = maps["kpt_heatmap_weight"]
+        known[sure > 0] = sure[sure > 0]
         return maps
 
     def _forget(self, known: FloatArray, weights: FloatArray, box: FloatArray) -> None:
@@ -147,8 +151,14 @@ class CenterCodec:
         known[weights <= 0, low[1] : high[1], low[0] : high[0]] = 0
 
     def _write_person(
-        self, maps: dict[str, FloatArray], cells: FloatArray, weights: FloatArray, box: FloatArray
+        self,
+        maps: dict[str, FloatArray],
+        sure: FloatArray,
+        cells: FloatArray,
+        weights: FloatArray,
+        box: FloatArray,
     ) -> None:
+        """Adds a person to the maps, and to `sure` how sure the surest keypoint near a cell is."""
         h, w = maps["center"].shape[1:]
         middle, size = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1e-3)
         spread = max(1.0, _KEYPOINT_SIGMA * float(np.sqrt(size.prod())))
@@ -158,7 +168,7 @@ class CenterCodec:
             x, y = np.round(cells[k]).astype(int)
             if 0 <= x < w and 0 <= y < h:
                 near = _write_peak(maps["kpt_heatmap"][k], (x, y), spread)
-                maps["kpt_heatmap_weight"][k][near] = 1
+                np.maximum(sure[k][near], weights[k], out=sure[k][near])
                 maps["kpt_offset"][pair, y, x] = cells[k, ::-1] - (y, x)
                 maps["kpt_offset_weight"][pair, y, x] = weights[k]
         cx, cy = np.round(middle).astype(int)

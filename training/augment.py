@@ -14,7 +14,7 @@ from heads.skeleton import Skeleton
 FloatArray = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
-UPPER_BODY = ("nose", "eye", "ear", "shoulder", "elbow", "wrist")
+UPPER_BODY = ("nose", "eye", "ear", "head", "neck", "thorax", "shoulder", "elbow", "wrist")
 """Parts of keypoint names that belong to the upper half of a body."""
 
 MIN_WHOLE_BODY, MIN_HALF_BODY = 9, 3

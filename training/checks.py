@@ -32,7 +32,7 @@ def check_images(
     for place, entry in enumerate(images):
         try:
             key, name = entry["id"], str(entry["file_name"])
-            height, width = int(entry["height"]), int(entry["width"])
+            height, width = (_whole(entry[side]) for side in ("height", "width"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"image {place} of the list needs id, file_name, height, width: {error!r}"
             findings.add("error", "entry", reason)
@@ -47,6 +47,13 @@ def check_images(
         findings.names[key], sizes[key] = name, (height, width)
         check_file(folder / name, (height, width), pixels, findings.about(key))
     return sizes
+
+
+def _whole(side: Any) -> int:
+    """A side of an image; ValueError for text, which would be taken for a number here alone."""
+    if isinstance(side, bool) or not isinstance(side, int | float) or side != int(side):
+        raise ValueError(f"{side!r} is no whole number")
+    return int(side)
 
 
 def check_file(path: Path, size: Size, pixels: bool, say: Say) -> None:

@@ -131,6 +131,10 @@ def _read(path: Path) -> Image:
         raise ImageError(f"{path.parent.name}/{error}") from error
 
 
+ERASED = [124.0, 116.0, 104.0]
+"""The mean colour of ImageNet: what is erased is 0 once normalised, as in torchvision."""
+
+
 class PhotoDataset:
     """Random pieces of photographs and their classes, each drawn with its own random numbers."""
 
@@ -148,7 +152,7 @@ class PhotoDataset:
                 v2.RandomResizedCrop(input_size, scale=(views.smallest, 1.0), antialias=True),
                 v2.RandomHorizontalFlip(views.flip),
                 *policies[views.policy],
-                v2.RandomErasing(views.erasing),
+                v2.RandomErasing(views.erasing, value=ERASED),
             ]
         )
 

@@ -66,6 +66,9 @@ def look_through(annotations: Path, images: Path, skip_bad: bool) -> Sound | Non
             annotations.name,
             ", ".join(map(" and ".join, data.report.flip_pairs)),
         )
+    for finding in data.report.findings:
+        if finding.kind == "categories":  # the others would be missed without a word
+            log.warning("%s: %s", annotations.name, finding.reason)
     errors = data.report.errors
     if not errors:
         return None

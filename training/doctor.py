@@ -162,9 +162,16 @@ def _skeleton(
     if not categories:
         raise DataError(f"{name} has no category with keypoints")
     if len(categories) > 1:
-        others = ", ".join(str(c.get("name")) for c in categories[1:])
+        first, *others = categories
+        named = ", ".join(str(c.get("name")) for c in others)
+        ids = {str(c.get("id")) for c in others}
+        given = (e.get("category_id") for e in content["annotations"] if isinstance(e, dict))
+        count = sum(str(category) in ids for category in given)
         findings.add(
-            "warning", "categories", f"only {categories[0].get('name')} is read, not {others}"
+            "warning",
+            "categories",
+            f"only {first.get('name')} is read, not {named} ({count} annotations); to learn all "
+            "of them with the same keypoints, give them one category",
         )
     try:
         return categories[0], Skeleton.from_coco_category(categories[0])

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -24,7 +25,7 @@ from heads.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from heads.load import load
 from heads.network import Maps, Network, build, input_tensor
 from heads.spec import Provenance
-from models.errors import HrposeError
+from models.errors import HrposeError, WeightsError
 from models.weights import load_strict, load_weights, read_state, rename
 from training.average import Average
 from training.data import EpochSampler
@@ -39,6 +40,9 @@ from training.task import Measured, Samples, Task, make_task
 from training.workers import Workers
 
 T = TypeVar("T")
+
+COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Where errors come from that `torch.compile` raises when a network is first called."""
 
 
 def train(recipe: Recipe, data: Path, runs: Path, stop_at: float | None = None) -> Path:
@@ -68,13 +72,16 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
     torch.manual_seed(how.seed)
     if how.threads:
         torch.set_num_threads(how.threads)
+        cv2.setNumThreads(how.threads)
 
+    _check_inputs(recipe, data, fresh=not any(folder.glob("state*.pt")))
     task = make_task(recipe, data)
     sampler = EpochSampler(
         task.chances, how.samples_per_epoch, how.seed, how.batch, workers.rank, workers.count
     )
     network = build(task.spec).to(memory_format=torch.channels_last)
-    states = StateFile(folder, recipe, watch.keep, workers.count, learned(task.spec))
+    known = learned(task.spec) | {"number of samples": (len(task.samples),)}
+    states = StateFile(folder, recipe, watch.keep, workers.count, known)
     if states.newest is None:
         _start_from(network, recipe)
     frozen = freeze(network, how.frozen)
@@ -156,6 +163,16 @@ def _run(recipe: Recipe, data: Path, runs: Path, stop_at: float | None, workers:
     return folder / "best.safetensors"
 
 
+def _check_inputs(recipe: Recipe, data: Path, *, fresh: bool) -> None:
+    """Says which file or folder is missing, before minutes are spent on reading the others."""
+    if not data.is_dir():
+        raise DataError(f"{data} is no folder; the recipe's data files are looked for in it")
+    for key in ("init", "backbone_init") if fresh else ():
+        path = Path(getattr(recipe.network, key))
+        if path.suffix and not path.is_file():
+            raise WeightsError(f"network.{key}: there is no file {path}")
+
+
 def _finish_epoch(
     network: Network, task: Task, recipe: Recipe, progress: Progress, folder: Path, log: Log
 ) -> None:
@@ -212,6 +229,11 @@ class _Careful(Dataset[Any]):
             return _Refused(str(error))
 
 
+def _on_one_thread(_: int) -> None:
+    """Of several processes that make samples each is one thread, as torch's own part of it is."""
+    cv2.setNumThreads(1)
+
+
 def _collated(samples: list[Any]) -> Any:
     refused = next((sample for sample in samples if isinstance(sample, _Refused)), None)
     return default_collate(samples) if refused is None else refused
@@ -227,6 +249,7 @@ def _batches(task: Task, sampler: EpochSampler, how: Optimisation) -> Iterator[l
         collate_fn=_collated,
         pin_memory=how.device != "cpu",
         generator=torch.Generator(),  # the run's own random state is left alone
+        worker_init_fn=_on_one_thread,
     )
     for batch in loader:
         if isinstance(batch, _Refused):
@@ -270,6 +293,11 @@ def _backward(
 def _answer(forward: Callable[[Tensor], Maps], x: Tensor) -> Maps:
     try:
         return forward(x)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(COMPILERS):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise RecipeError(f"optimisation.compile: torch.compile cannot: {reason}") from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

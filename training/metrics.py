@@ -1,7 +1,8 @@
 """Measures of keypoints beside the official AP: PCK, PCKh, AUC and EPE, over labelled keypoints.
 
 PCK@a    share within a times a reference length: the torso's diagonal
-PCKh@a   the same by the head's size (MPII, arXiv:1406.2984's successors: a = 0.5)
+PCKh@a   the same by the head's length, from head_top to the neck, or by its ears. MPII's own
+         PCKh (a = 0.5) is by 0.6 of the diagonal of a head's box, which COCO files do not have
 AUC      mean of PCK by the box's longer side over a = 0 ... 0.2 (hands, faces)
 OKS      how alike, by the area and by how exactly people label each keypoint (COCO)
 EPE      mean distance in pixels, of people somebody answered for
@@ -22,6 +23,10 @@ AUC_SHARES = np.linspace(0.01, 0.2, 20)
 
 HEAD_OF_EARS = 1.5
 """A head's height over the distance of its ears: COCO has no top of the head and no chin."""
+
+
+NECKS = ("upper_neck", "neck")
+"""What data sets call the lower end of a head whose upper one is head_top."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ def distances(
     if found is not None:
         away = np.linalg.norm(truth[:, :2] - found[:, :2], axis=1)
     head = HEAD_OF_EARS * _longest(truth, skeleton, (("left_ear", "right_ear"),))
-    if "head_top" in skeleton.keypoints and "neck" in skeleton.keypoints:
-        head = _longest(truth, skeleton, (("head_top", "neck"),))
+    neck = next((name for name in NECKS if name in skeleton.keypoints), None)
+    if neck is not None and "head_top" in skeleton.keypoints:
+        head = _longest(truth, skeleton, (("head_top", neck),))
     torso = _longest(
         truth, skeleton, (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip"))
     )

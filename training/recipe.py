@@ -82,7 +82,7 @@ class Network(_Part):
     normalisation: Normalisation = Normalisation()
     alignment: Alignment = "udp"
     codec: CodecSpec = CodecSpec()
-    threshold: float = 0.05
+    threshold: float = Field(default=0.05, ge=0, le=1)
     init: str = ""
     init_without: tuple[str, ...] = ()
     backbone_init: str = ""

@@ -20,7 +20,7 @@ from training.recipe import Recipe
 
 FREE = {
     "network": ("init", "init_without"),
-    "data": ("root",),
+    "data": ("root", "description"),
     "optimisation": (
         "epochs", "learning_rate", "clip_norm", "device", "workers", "threads", "save_every_s",
         "compile",
@@ -111,7 +111,9 @@ class StateFile:
             raise self._unreadable(path) from error
         if before != self._identity:
             raise StateError(
-                f"{path} is of another recipe; give this one another name, or delete the folder"
+                f"{path} is of another recipe, which differs in "
+                f"{_listed(_differing(before, self._identity))}; give this one another name, or "
+                "delete the folder"
             )
         for what, values in learned.items():
             if values != self._learned.get(what, values):
@@ -156,6 +158,19 @@ def learned(spec: NetworkSpec) -> dict[str, Sequence[Any]]:
         "flip pairs": skeleton.flip_pairs,
         "classes": spec.classes,
     }
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys of two recipes that do not say the same, as `table.key`."""
+    found = []
+    for table in sorted(before.keys() | now.keys()):
+        old, new = before.get(table, {}), now.get(table, {})
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = sorted(old.keys() | new.keys())
+            found += [f"{table}.{key}" for key in keys if old.get(key) != new.get(key)]
+        elif old != new:
+            found.append(table)
+    return found
 
 
 def _listed(values: Sequence[Any], most: int = 20) -> str:

@@ -44,6 +44,8 @@ BROKEN: list[tuple[Change, str, str, str]] = [
     (keypoint(0, float("nan"), 20, 2), "not-finite", "error", "a keypoint is not finite"),
     (entry(bbox=[1, 2, float("inf"), 3]), "not-finite", "error", "the box is not finite"),
     (entry(scores=[0.5]), "scores", "error", "scores are 17 finite numbers"),
+    (image(height="96"), "entry", "error", "'96' is no whole number"),
+    (image(width=True), "entry", "error", "True is no whole number"),
     (entry(id=2), "duplicate-id", "error", "the id stands more than once"),
     (image(id=2), "duplicate-id", "error", r"2\.png has the id of 1\.png"),
     (entry(image_id=77), "unknown-image", "error", "is of image 77"),
@@ -132,7 +134,10 @@ def test_only_the_first_category_with_keypoints_is_read(people: Path) -> None:
         content["annotations"][0] |= {"category_id": 2, "keypoints": [1, 2, 2]}
 
     report = problems(changed(people, change), people.parent)
-    assert [f.reason for f in report.findings] == ["only person is read, not dog"]
+    assert [f.reason for f in report.findings] == [
+        "only person is read, not dog (1 annotations); to learn all of them with the same "
+        "keypoints, give them one category"
+    ]
     assert report.people == 4
 
 

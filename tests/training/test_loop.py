@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._inductor.exc import InductorError
 
 from heads.checkpoint import load_checkpoint, load_network, read_spec, save_checkpoint
 from heads.network import Network, build
@@ -232,8 +233,44 @@ def test_a_run_may_be_made_longer_but_not_another(data: Path, tmp_path: Path) ->
     train(recipe_of(data), data, tmp_path)
     train(recipe_of(data, "optimisation.epochs=2"), data, tmp_path)
     assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
-    with pytest.raises(StateError, match="of another recipe"):
-        train(recipe_of(data, "optimisation.batch=2"), data, tmp_path)
+    with pytest.raises(StateError, match=r"differs in optimisation\.batch, views\.flip; give"):
+        train(recipe_of(data, "optimisation.batch=2", "views.flip=0.0"), data, tmp_path)
+    said = recipe_of(data, "optimisation.epochs=3", "data.description=in other words")
+    train(said, data, tmp_path)
+
+
+def test_a_run_does_not_go_on_with_other_people(data: Path, tmp_path: Path) -> None:
+    train(recipe_of(data), data, tmp_path / "runs")
+    write_dataset(tmp_path, 7)
+    with pytest.raises(StateError, match="is of the number of samples 3; the data now has 7"):
+        train(recipe_of(data, "optimisation.epochs=2"), tmp_path, tmp_path / "runs")
+
+
+def test_what_is_not_there_is_said_before_data_is_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "make_task", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(DataError, match="nowhere is no folder"):
+        train(recipe_of(data), tmp_path / "nowhere", tmp_path / "runs")
+    for key in ("init", "backbone_init"):
+        with pytest.raises(WeightsError, match=rf"network\.{key}: there is no file no\.pth"):
+            train(recipe_of(data, f"network.{key}=no.pth"), data, tmp_path / "runs")
+
+
+def test_a_network_that_cannot_be_compiled_is_said_in_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a compiler; which is found out when the network is first called."""
+
+    def compiled(_: nn.Module) -> nn.Module:
+        def fail(*_: Any) -> None:
+            raise InductorError(RuntimeError("No working C++ compiler found\nmore"), None)
+
+        return fail  # type: ignore[return-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(RecipeError, match=r"optimisation\.compile: .*compiler found$"):
+        train(recipe_of(data, "optimisation.compile=true"), data, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a state", None])

@@ -44,6 +44,12 @@ def test_a_head_is_measured_where_its_ends_are_labelled() -> None:
     assert distances(truth, None, (0, 0, 9, 9), body).head == 30
 
 
+def test_a_head_ends_at_mpiis_upper_neck() -> None:
+    mpii = Skeleton(name="mpii", keypoints=("upper_neck", "head_top", "neck"))
+    truth = np.array([[10.0, 50, 2], [10, 20, 2], [10, 60, 2]])
+    assert distances(truth, None, (0, 0, 99, 99), mpii).head == 30
+
+
 def test_pck_counts_keypoints_within_a_fifth_of_the_reference() -> None:
     found = pck([person(19.0, 21.0), person(0.0, np.inf)], HAND)
     assert found.reference == "box"

@@ -133,7 +133,9 @@ def test_what_nobody_labelled_is_not_learned() -> None:
     known = maps["kpt_heatmap_weight"]
     assert known[0, 5, 5] == 0  # in the box of a person whose nose nobody labelled
     assert known[0, 30, 30] == 1  # where nobody is
-    assert known[3, 5, 5] == 1
+    assert known[3, 5, 5] == 0.5  # as sure as its label
+    weights[1, 3] = 1.0  # another's, as near
+    assert codec.encode(points, weights, boxes, (32, 32))["kpt_heatmap_weight"][3, 5, 5] == 1
     assert known[3, 5, 20] == 0  # in the second person's box
     assert maps["kpt_heatmap"][[0, 1, 2]].max() == 0
     assert maps["kpt_offset_weight"].sum() == 2 * 0.5
