@@ -1,6 +1,6 @@
 """`hrpose evaluate`: networks held against annotated photographs, by the official measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +51,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for COCO result files, one a network.", callback=can_be_folder),
     ] = None,
+    by_keypoint: Annotated[
+        bool,
+        typer.Option("--by-keypoint", help="Also PCKh, AUC, EPE, and PCK of each keypoint."),
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
@@ -73,6 +77,8 @@ def evaluate(
         if results is not None:
             write_results(results / results_name(called, boxes), found)
     out.print(_scores_table(rows, flip_test))
+    if by_keypoint:
+        out.print(_keypoint_table(rows))
     scores = [row.model_dump() for row in rows]
     write_json(
         json_file,
@@ -132,6 +138,29 @@ def _scores_table(rows: "Sequence[Scores]", flip_test: bool) -> Table:
     table = Table("model", "boxes", *figures, "people", "answers", box=None, title=title)
     for row in rows:
         values = (row.ap, row.ap50, row.ap75, row.ap_medium, row.ap_large, row.ar, row.pck)
-        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        shown = map(_shown, values)
         table.add_row(row.model, row.boxes, *shown, str(row.people), str(row.answers))
     return table
+
+
+def _keypoint_table(rows: "Sequence[Scores]") -> Table:
+    """A column for each network; the last rows are of all keypoints."""
+    reference = rows[0].pck_reference
+    names = (row.model for row in rows)
+    table = Table("keypoint", *names, box=None, title=f"PCK@0.2 ({reference})")
+    for name in rows[0].pck_by_keypoint:
+        table.add_row(name, *(_shown(row.pck_by_keypoint.get(name)) for row in rows))
+    table.add_section()
+    figures: dict[str, Callable[[Any], float | None]] = {
+        "all": lambda row: row.pck,
+        "PCKh@0.5": lambda row: row.pckh,
+        "AUC": lambda row: row.auc,
+        "EPE, pixels": lambda row: row.epe_px,
+    }
+    for name, of in figures.items():
+        table.add_row(name, *(_shown(of(row)) for row in rows))
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

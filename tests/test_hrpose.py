@@ -493,7 +493,12 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
         assert scores["boxes"] == words
         written = json.loads((tmp_path / "r" / f"mobilenet_v2_heatmap.{boxes}.json").read_text())
         assert len(written) >= 3
-    assert "whole images" in run(*common, "--model", "default", "--detector", "none")
+    whole = run(*common, "--model", "default", "--detector", "none", "--by-keypoint")
+    assert "whole images" in whole
+    shown = dict(line.rsplit(maxsplit=1) for line in whole.splitlines() if line.strip())
+    wanted_rows = {*names, "all", "PCKh@0.5", "AUC", "EPE, pixels"}
+    assert wanted_rows <= {name.strip() for name in shown}
+    assert "PCK@0.2 (torso)" in whole
     # A copy has the same name within, and answers of its own.
     own = tmp_path / "own.safetensors"
     own.write_bytes(locate("mobilenet_v2_heatmap").read_bytes())
