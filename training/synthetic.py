@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import typer
 
 from heads.image import Image, encode_image
 from heads.skeleton import COCO_17
@@ -39,32 +41,54 @@ def draw_person(image: Image, box_xywh: tuple[float, float, float, float], seed:
     return points
 
 
-def write_dataset(folder: Path, people: int, size: tuple[int, int] = (96, 72)) -> Path:
-    """A COCO keypoint file `people.json` and an image a person; returns the file's path."""
+def write_dataset(
+    folder: Path, images: int, size: tuple[int, int] = (96, 72), people: int = 1
+) -> Path:
+    """A COCO keypoint file `people.json` and its images; returns the file's path.
+
+    size: (height, width) of the place of each person.  people: in each image, side by side.
+    """
     height, width = size
     folder.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
-    for i in range(1, people + 1):
-        image = np.full((height, width, 3), 40 + 20 * (i % 5), np.uint8)
-        box = (0.1 * width, 0.05 * height, 0.8 * width, 0.9 * height)
-        points = draw_person(image, box, seed=i)
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(1, images + 1):
+        image = np.full((height, people * width, 3), 40 + 20 * (i % 5), np.uint8)
+        for place in range(people):
+            box = ((place + 0.1) * width, 0.05 * height, 0.8 * width, 0.9 * height)
+            number = len(annotations) + 1
+            points = draw_person(image, box, seed=number)
+            keypoints = np.column_stack([points, np.full(17, 2)])
+            annotations.append(
+                {
+                    "id": number, "image_id": i, "category_id": 1, "iscrowd": 0,
+                    "num_keypoints": 17, "bbox": list(box), "area": 0.5 * box[2] * box[3],
+                    "keypoints": [float(v) for v in keypoints.ravel()],
+                }
+            )  # fmt: skip
         (folder / f"{i}.png").write_bytes(encode_image(image, "png"))
-        images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
-        keypoints = np.column_stack([points, np.full(17, 2)])
-        annotations.append(
-            {
-                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "num_keypoints": 17,
-                "bbox": list(box), "area": 0.5 * box[2] * box[3],
-                "keypoints": [float(v) for v in keypoints.ravel()],
-            }
-        )  # fmt: skip
+        sides = {"width": image.shape[1], "height": image.shape[0]}
+        entries.append({"id": i, "file_name": f"{i}.png"} | sides)
     category = {
         "id": 1,
         "name": "person",
         "keypoints": list(COCO_17.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in COCO_17.edges],
     }
-    content = {"images": images, "annotations": annotations, "categories": [category]}
+    content = {"images": entries, "annotations": annotations, "categories": [category]}
     path = folder / "people.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where people.json and the images go.")],
+    images: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 60,
+    people: Annotated[int, typer.Option(min=1, help="People in each.")] = 1,
+) -> None:
+    """Write drawn people as a COCO keypoint file and its images: for a first run of a recipe."""
+    typer.echo(write_dataset(folder, images, (192, 144), people))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from heads.image import read_image
 from heads.skeleton import COCO_17
@@ -29,6 +30,17 @@ def test_a_seed_draws_the_same_person() -> None:
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(points[0], points[1])
     assert (points[0] != points[2]).any()
+
+
+def test_people_stand_side_by_side(tmp_path: Path) -> None:
+    samples, _ = read_samples(write_dataset(tmp_path, 2, size=(96, 60), people=3), tmp_path)
+    assert [sample.path.name for sample in samples] == ["1.png"] * 3 + ["2.png"] * 3
+    image = read_image(samples[2].path)
+    assert image.shape == (96, 180, 3)
+    assert [sample.box_xywh[0] for sample in samples[:3]] == pytest.approx([6, 66, 126])
+    for sample in samples[:3]:
+        x, y = sample.keypoints[16].round().astype(int)
+        assert tuple(image[y, x]) == COCO_17.colours[16]
 
 
 def test_a_drawn_data_set_is_read_with_the_labels_it_was_drawn_with(tmp_path: Path) -> None:
