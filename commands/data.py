@@ -12,6 +12,7 @@ from rich.table import Table
 from commands.console import (
     JsonOption,
     ModelOption,
+    can_be_folder,
     can_be_written,
     errors,
     out,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
-app = typer.Typer(help="Keypoint data sets: check, convert, label.", no_args_is_help=True)
+app = typer.Typer(
+    help="Keypoint data sets: check, convert, label; masks of COCO's outlines.",
+    no_args_is_help=True,
+)
 
 
 @app.command("check")
@@ -86,6 +90,31 @@ def convert(
     out.print(
         f"{out_file}: {images} images, {people} annotations; images in {folder}", highlight=False
     )
+
+
+@app.command("masks")
+def masks(
+    annotations: Annotated[
+        Path, typer.Argument(help="COCO file (JSON) of outlines: polygons or runs.")
+    ],
+    out_folder: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for the masks, NAME.png.", callback=can_be_folder),
+    ],
+    classes: Annotated[
+        str,
+        typer.Option(help="Categories to tell apart, by name and comma; all if left out."),
+    ] = "",
+    force: ForceOption = False,
+) -> None:
+    """Write COCO's outlines as masks to train segmentation on."""
+    from training.masks import write_masks
+
+    named = tuple(part.strip() for part in classes.split(",") if part.strip())
+    out_folder.mkdir(parents=True, exist_ok=True)
+    found, count = write_masks(annotations, out_folder, named, force=force)
+    out.print(f"{out_folder}: {count} masks", highlight=False)
+    out.print(f"data.classes = {json.dumps(found)}", highlight=False, soft_wrap=True)
 
 
 @app.command("label")
