@@ -16,6 +16,7 @@ from commands.console import (
     spare_inputs,
     write_json,
 )
+from commands.evaluate_whole import evaluate_whole
 from heads.person import Box, Person
 from heads.photo import Photo, read_photo
 from heads.spec import NetworkSpec
@@ -30,8 +31,16 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    annotations: Annotated[Path, typer.Option(help="COCO keypoint annotations (JSON).")],
-    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    annotations: Annotated[
+        Path,
+        typer.Option(
+            help="COCO keypoint annotations (JSON); a folder of masks; for classifiers a folder "
+            "with a folder of photographs for each class."
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, but for folders of classes.")
+    ] = None,
     boxes: Annotated[
         str,
         typer.Option(help="`gt`, `detector`, or a COCO detections file, scored as officially."),
@@ -57,11 +66,23 @@ def evaluate(
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure networks by the official COCO keypoint measure, through the server's own pipeline."""
+    """Measure networks through the server's own pipeline: keypoints by COCO's official measure.
+
+    Masks by mean intersection over union, classes by top-1 and top-5.
+    """
     from training.annotations import load_annotations
     from training.evaluate import score, write_results
 
     spare_inputs([annotations, boxes, detector, *(model or [])], json_file)
+    if annotations.is_dir():
+        if flip_test or by_keypoint or results is not None:
+            raise typer.BadParameter(
+                "--flip-test, --by-keypoint and --results are of keypoints, which a folder has not"
+            )
+        evaluate_whole(annotations, images, model or (), runtime, precision, json_file)
+        return
+    if images is None:
+        raise typer.BadParameter("--images is missing: the folder of the images")
     truth = load_annotations(annotations)
     rows: list[Scores] = []
     for name in model or _embedded(boxes):

@@ -18,6 +18,7 @@ from training.answers import answers
 from training.errors import DataError
 from training.recipe import ImageViews, Recipe
 from training.task import Measured
+from training.whole_image import top_shares
 
 BATCH = 32
 
@@ -64,17 +65,13 @@ class ClassifyTask:
 
     def validate(self, network: Network) -> Measured:
         """Share of photographs whose class is the likeliest, or among the five likeliest."""
-        ranks = []
+        ranks: list[int] = []
         for start in range(0, len(self._validation), BATCH):
             batch = self._validation[start : start + BATCH]
             logits = self._logits(network, [path for path, _ in batch])
             right = logits[torch.arange(len(batch)), [index for _, index in batch]]
-            ranks.append((logits >= right[:, None]).sum(dim=1) - 1)  # ties against the network
-        rank = torch.cat(ranks)
-        return {
-            "top1": float((rank < 1).float().mean()),
-            "top5": float((rank < 5).float().mean()),
-        }
+            ranks += ((logits >= right[:, None]).sum(dim=1) - 1).tolist()  # ties against it
+        return top_shares(ranks)
 
     def published(self, measured: Measured) -> dict[str, float]:
         """Both shares, rounded."""

@@ -21,6 +21,7 @@ from training.errors import DataError
 from training.losses import IGNORED, region_loss
 from training.recipe import Recipe, Views
 from training.task import Measured
+from training.whole_image import Regions
 
 Mask = npt.NDArray[np.uint8]
 
@@ -40,7 +41,7 @@ class SegmentTask:
         pairs = read_pairs(data / where.train, data / where.train_images)
         self._validation = read_pairs(data / where.val, data / where.val_images)
         for pair in self._validation:  # what would else end the run after its first epoch
-            _read(*pair, len(where.classes))
+            read_pair(*pair, len(where.classes))
         self.spec = recipe.spec(classes=where.classes)
         self.samples = MaskDataset(pairs, len(where.classes), self.spec.input_size, recipe.views)
         self.chances = np.ones(len(pairs), np.float32)
@@ -69,20 +70,11 @@ class SegmentTask:
         not.
         """
         count = len(self.spec.classes)
-        table = np.zeros((count, count), np.int64)  # [true, found]
+        regions = Regions(count)
         for photo, mask in self._validation:
-            image, true = _read(photo, mask, count)
-            found = self._found(network, image)
-            known = true != IGNORED
-            pairs = true[known].astype(np.int64) * count + found[known]
-            table += np.bincount(pairs, minlength=count * count).reshape(count, count)
-        right = np.diag(table)
-        union = table.sum(axis=0) + table.sum(axis=1) - right
-        shares = right[union > 0] / union[union > 0]
-        return {
-            "miou": float(shares.mean()) if len(shares) else 0.0,
-            "pixels": float(right.sum() / max(1, table.sum())),
-        }
+            image, true = read_pair(photo, mask, count)
+            regions.add(true, self._found(network, image))
+        return regions.measured()
 
     def published(self, measured: Measured) -> dict[str, float]:
         """Both, rounded."""
@@ -139,7 +131,7 @@ def _mask(path: Path, classes: int) -> Mask:
     return mask
 
 
-def _read(photo: Path, mask_file: Path, classes: int) -> tuple[Image, Mask]:
+def read_pair(photo: Path, mask_file: Path, classes: int) -> tuple[Image, Mask]:
     """A photograph and its mask; DataError names the mask where it does not fit."""
     image, mask = read_image(photo), _mask(mask_file, classes)
     if image.shape[:2] != mask.shape:
@@ -171,7 +163,7 @@ class MaskDataset:
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image uint8 [H, W, 3] and class indices int64 [H, W]."""
         index, seed = key
-        image, mask = _read(*self._pairs[index], self._classes)
+        image, mask = read_pair(*self._pairs[index], self._classes)
         rng = np.random.default_rng(seed)
         crop = self._view((image.shape[0], image.shape[1]), rng)
         view = recoloured(warp(image, crop), self._views.colour, rng)

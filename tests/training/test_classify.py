@@ -3,18 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from commands.evaluate_whole import classes_measured
 from heads.checkpoint import read_spec
 from heads.errors import ImageError
 from heads.image import encode_image
 from heads.load import load
 from heads.network import Network, build
 from heads.spec import default_spec
+from hrpose import app
+from service.inference import estimator
 from service.inference.engine import Engine
 from service.inference.job import Job
 from training.classify import ClassifyTask, PhotoDataset, read_folders
@@ -86,6 +91,25 @@ def test_a_run_learns_classes_and_the_server_answers_with_them(data: Path, tmp_p
             right.append(found == name)
     engine.close()
     assert np.mean(right) == spec.provenance.scores["top1, one crop"]
+
+    def evaluated(folder: Path) -> dict[str, Any]:
+        file = tmp_path / "scores.json"
+        options = ["--model", str(best), "--runtime", "openvino", "--json", str(file)]
+        done = CliRunner().invoke(app, ["evaluate", "--annotations", str(folder), *options])
+        assert done.exit_code == 0, done.output
+        (scores,) = json.loads(file.read_text())["scores"]
+        return dict(scores)
+
+    scores = evaluated(data / "val")
+    assert (scores["top1"], scores["top5"]) == (spec.provenance.scores["top1, one crop"], 1.0)
+    # As many folders of other names are the classes in order: here the wrong way round.
+    (tmp_path / "turned").mkdir()
+    for new, name in (("n01", "upright"), ("n02", "across")):
+        (tmp_path / "turned" / new).symlink_to(data / "val" / name)
+    assert evaluated(tmp_path / "turned")["top1"] == pytest.approx(1 - scores["top1"])
+    (tmp_path / "turned" / "n03").symlink_to(data / "val" / "across")
+    with pytest.raises(DataError, match="turned/n01 is no class of shapes"):
+        classes_measured(estimator.load(best), tmp_path / "turned")
 
 
 def test_mixing_smoothing_and_policies_train_too(data: Path, tmp_path: Path) -> None:

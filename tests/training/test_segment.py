@@ -1,5 +1,6 @@
 """Learning the class of every pixel: discs on a background, found again after a few steps."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from typer.testing import CliRunner
 
 from heads.checkpoint import read_spec
 from heads.errors import ImageError
 from heads.image import encode_image, read_mask
+from hrpose import app
 from service.inference.engine import Engine
 from service.inference.job import Job
 from training.errors import DataError, RecipeError
@@ -89,6 +92,15 @@ def test_a_run_learns_regions_and_the_server_answers_with_them(
     engine.close()
     true = read_mask(data / "masks" / "0.png")
     assert (answer.class_map == true)[true != IGNORED].mean() > 0.9
+    folders = ["--annotations", str(data / "masks"), "--images", str(data / "photos")]
+    options = ["--model", str(best), "--json", str(tmp_path / "scores.json")]
+    done = CliRunner().invoke(app, ["evaluate", *folders, *options])
+    assert done.exit_code == 0, done.output
+    (scores,) = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert scores["miou"] == pytest.approx(spec.provenance.scores["mIoU"], abs=1e-3)
+    assert scores["pixels"] == pytest.approx(spec.provenance.scores["right pixels"], abs=1e-3)
+    done = CliRunner().invoke(app, ["evaluate", *folders, *options, "--flip-test"])
+    assert (done.exit_code, "are of keypoints" in done.output) == (2, True)
 
 
 def test_a_mask_is_no_photograph_and_has_one(tmp_path: Path) -> None:
