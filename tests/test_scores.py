@@ -37,6 +37,7 @@ def measure(shared: Path, estimator: hrpose.Estimator, boxes: str, flip_test: bo
         ("movenet_thunder", "detector", False, "AP, boxes of movenet_multipose"),
         ("movenet_multipose", "detector", False, "AP, its own boxes"),
         ("hrnet_w18_small", "gt", True, "AP, annotated boxes, flip test"),
+        ("hrnet_w18_small_256x192", "gt", True, "AP, annotated boxes, flip test"),
     ],
 )
 def test_the_cards_tell_the_truth(
