@@ -11,8 +11,8 @@ class Average(AveragedModel):
     """Exponential moving average of all weights and norms' means; `module` is the averaged network.
 
     decay: how much of itself it keeps at each step, once there have been many: after n steps
-        min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage. Of a short run
-        it would otherwise remember little but the weights that the run began with.
+        min(decay, (1 + n) / (5 + n)), so that it reaches back over a quarter of them at most. Of a
+        short run it would otherwise remember little but the weights that the run began with.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -22,7 +22,7 @@ class Average(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Takes a step's weights in."""
         steps = int(self.n_averaged)  # lies where it can be read without waiting for a GPU
-        self._kept = min(self._decay, (1 + steps) / (10 + steps))
+        self._kept = min(self._decay, (1 + steps) / (5 + steps))
         super().update_parameters(model)
 
     @torch.no_grad()

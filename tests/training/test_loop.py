@@ -643,13 +643,13 @@ def test_the_average_forgets_as_fast_as_the_recipe_says(data: Path, tmp_path: Pa
 
 
 def test_the_average_of_a_short_run_is_not_its_beginning() -> None:
-    """After n steps it keeps (1 + n) / (10 + n) of itself, until that is more than the decay."""
+    """After n steps it keeps (1 + n) / (5 + n) of itself, until that is more than the decay."""
     network = nn.Linear(1, 1, bias=False)
     average, expected = Average(network, 0.9), 0.0
     for step in range(200):
         nn.init.constant_(network.weight, float(step))
         average.update_parameters(network)
-        kept = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+        kept = min(0.9, (1 + step) / (5 + step)) if step else 0.0
         expected = kept * expected + (1 - kept) * step
         assert average.get_parameter("module.weight").item() == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx(199 - 9, rel=1e-3)  # as far behind as the decay says
