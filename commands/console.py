@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from heads.image import photographs
 from heads.photo import Photo, read_photo
 from models.errors import HrposeError
 from service.errors import InvalidParameter
+
+T = TypeVar("T")
 
 # A pipe has no width of its own; rows are not to be cut to 80 columns there.
 # Without markup: file names may have brackets.
@@ -109,6 +111,13 @@ def spare_inputs(inputs: Iterable[Path | str | None], *outputs: Path | None) -> 
         if path.resolve() in taken:
             raise Refused(f"{path} is a file of this command already; name another one")
         taken.add(path.resolve())
+
+
+def followed(entries: Sequence[T], name: str) -> Iterable[T]:
+    """The entries, with a bar on the terminal that shows how far they are."""
+    from rich.progress import track
+
+    return track(entries, name, console=errors, transient=True)
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

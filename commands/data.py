@@ -15,6 +15,7 @@ from commands.console import (
     can_be_folder,
     can_be_written,
     errors,
+    followed,
     out,
     spare_inputs,
     write_file,
@@ -140,8 +141,6 @@ def label(
     force: ForceOption = False,
 ) -> None:
     """Label photographs by a network, to correct or to train on; exit code 1 where nobody was."""
-    from rich.progress import track
-
     from training import labelling
 
     _refuse_to_replace(out_file, force)
@@ -155,7 +154,7 @@ def label(
         return estimator.predict(image, given, flip_test=flip_test)
 
     def follow(entries: "Sequence[Photograph]") -> "Iterable[Photograph]":
-        return track(entries, spec.name, console=errors, transient=True)
+        return followed(entries, spec.name)
 
     labels = labelling.label(photographs, photos, predict, spec, least=least, follow=follow)
     for reason in labels.unreadable:

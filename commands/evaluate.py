@@ -11,7 +11,7 @@ from commands.console import (
     DetectorOption,
     JsonOption,
     can_be_folder,
-    errors,
+    followed,
     out,
     spare_inputs,
     write_json,
@@ -117,15 +117,13 @@ def answers(
     estimator: Estimator, truth: "Annotations", images: Path, boxes: str, flip_test: bool
 ) -> "list[Result]":
     """What an estimator answers to every annotated photograph, shown as it goes."""
-    from rich.progress import track
-
     from training.evaluate import BoxesFrom, predict_all
 
     def predict_one(photo: Photo, given: Sequence[Box] | None) -> list[Person]:
         return estimator.predict(photo, given, threshold=0.0, flip_test=flip_test)
 
     def follow(entries: Sequence[Any]) -> Iterable[Any]:
-        return track(entries, estimator.spec.name, console=errors, transient=True)
+        return followed(entries, estimator.spec.name)
 
     source: BoxesFrom | Path
     source = "gt" if boxes == "gt" else "detector" if boxes == "detector" else Path(boxes)

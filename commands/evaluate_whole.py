@@ -1,13 +1,13 @@
 """`hrpose evaluate` of networks that answer about whole images: folders of classes, and masks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from commands.console import errors, out, write_json
+from commands.console import errors, followed, out, write_json
 from heads.photo import read_photo
 from service.inference.estimator import Estimator, load
 from service.inference.loading import RuntimeChoice
@@ -66,7 +66,7 @@ def classes_measured(estimator: Estimator, root: Path) -> "Measured":
         strange = sorted(set(folders) - set(classes))[0]
         raise DataError(f"{root.name}/{strange} is no class of {estimator.spec.name}")
     ranks = []
-    for path, folder in _followed(photos, estimator.spec.name):
+    for path, folder in followed(photos, estimator.spec.name):
         found = [score.index for score in estimator.classify(read_photo(path), 5)]
         right = numbers[folder]
         ranks.append(found.index(right) if right in found else len(classes))
@@ -80,13 +80,7 @@ def regions_measured(estimator: Estimator, masks: Path, images: Path) -> "Measur
 
     count = len(estimator.spec.classes)
     regions = Regions(count)
-    for photo, mask in _followed(read_pairs(masks, images), estimator.spec.name):
+    for photo, mask in followed(read_pairs(masks, images), estimator.spec.name):
         image, true = read_pair(photo, mask, count)
         regions.add(true, estimator.segment(image))
     return regions.measured()
-
-
-def _followed(entries: Sequence[Any], name: str) -> Iterable[Any]:
-    from rich.progress import track
-
-    return track(entries, name, console=errors, transient=True)

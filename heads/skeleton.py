@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from heads.validation import reason_of
+from heads.validation import first_reason
 from models.errors import SpecError
 
 Colour = tuple[int, int, int]
@@ -125,11 +125,7 @@ class Skeleton(BaseModel):
 
 def _reason(error: TypeError | ValueError) -> str:
     """What is wrong in one line; of what pydantic finds, the first."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}{': ' if place else ''}{reason_of(first)}"
+    return first_reason(error) if isinstance(error, ValidationError) else str(error)
 
 
 def _pairs_by_name(names: Sequence[str]) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
 
@@ -15,6 +15,13 @@ def reason_of(finding: Mapping[str, Any]) -> str:
     Pydantic puts "Value error, " before what a validator of ours says.
     """
     return str(finding["msg"]).removeprefix("Value error, ")
+
+
+def first_reason(error: ValidationError) -> str:
+    """The first of what is wrong in one line: its place, where it has one, and why."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return ": ".join([*([place] if place else []), reason_of(first)])
 
 
 def _check_device(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from heads.skeleton import Skeleton
-from heads.validation import reason_of
+from heads.validation import first_reason
 from models.errors import SpecError
 from training.checks import BOX_AREA_SHARE, known_area
 from training.errors import AnnotationError
@@ -185,11 +185,7 @@ def checked(form: TypeAdapter[Any], value: Any, where: str) -> Any:
     try:
         return form.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise AnnotationError(
-            f"{where}: {place + ': ' if place else ''}{reason_of(first)}"
-        ) from error
+        raise AnnotationError(f"{where}: {first_reason(error)}") from error
 
 
 def _person(name: str, entry: Mapping[str, Any], category_id: int, count: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """COCO's polygons and runs as masks: a PNG a photograph, in which each pixel is a class.
 
 Class 0 is what nobody outlined; the others follow in the order that is asked for. Where outlines
-overlap, the smaller thing lies on top. Crowds are 255, which training passes over.
+overlap, the smaller thing lies on top. Crowds are 255, which training passes over,
+and lie below.
 """
 
 import io

@@ -57,7 +57,7 @@ def outlined(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_every_pixel_is_its_class(outlined: Callable[..., Path], tmp_path: Path) -> None:
-    """Polygons, two to a thing, and both kinds of runs; the smaller lies on top, crowds on all."""
+    """Polygons, two to a thing, and both kinds of runs; the smaller lies on top."""
     square = np.zeros(SIZE, np.bool_)
     square[30:36, 40:50] = True
     crowd = np.zeros(SIZE, np.bool_)
