@@ -29,7 +29,7 @@ from training.data import (
 )
 from training.errors import DataError
 from training.evaluate import Scores, predict_all, score
-from training.losses import heatmap_loss, heatmap_mse
+from training.losses import heatmap_loss
 from training.precision import arithmetic
 from training.recipe import Recipe
 from training.task import Measured
@@ -77,9 +77,12 @@ class PoseTask:
         loss = heatmap_loss(how.loss, predicted, heatmaps, weights, how.foreground, how.hardest)
         if self._teacher is None or self._teaching is None:
             return loss
-        soft = self._teacher.heatmaps(images)
-        share = self._teaching.weight
-        return (1 - share) * loss + share * heatmap_mse(predicted, soft, torch.ones_like(weights))
+        # Both of one kind: squares are so much smaller than weighted distances that a teacher
+        # measured by them would teach nothing.
+        soft = self._teacher.heatmaps(images).clamp(0, 1)
+        everywhere = torch.ones_like(weights)
+        taught = heatmap_loss(how.loss, predicted, soft, everywhere, how.foreground, how.hardest)
+        return (1 - self._teaching.weight) * loss + self._teaching.weight * taught
 
     def validate(self, network: Network) -> Measured:
         """AP and PCK with annotated boxes and flip test."""

@@ -239,8 +239,8 @@ class Teacher(_Part):
     """Distillation; see `training.teacher`.
 
     network: a name of `hrpose models` or a checkpoint.
-    weight: share of the loss against the teacher's heatmaps, which is a squared error whatever
-        optimisation.loss is; the rest is against the labels.
+    weight: share of the loss against the teacher's heatmaps; the rest is against the labels. Both
+        are measured by optimisation.loss.
     """
 
     network: str

@@ -5,23 +5,22 @@ OpenVinoRuntime  an exported file, on the CPU; the fastest
 OnnxRuntime      the same file, on the CPU; smaller, and on more kinds of machines
 """
 
-import functools
+import contextlib
 import importlib
 import logging
 import queue
 import sys
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from heads import openvino_core
 from heads.errors import CheckpointError
 from heads.onnx_file import INPUT, OUTPUT
 from heads.spec import NetworkSpec
-from models.extras import without_telemetry
 from service.errors import InvalidParameter, RuntimeMissing
 
 if TYPE_CHECKING:
@@ -119,7 +118,8 @@ class OpenVinoRuntime:
         cache: Path | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        core = _core()
+        with _needs("openvino", "openvino"):
+            core = openvino_core.core()
         if precision == "fast" and "BF16" not in core.get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
@@ -181,7 +181,8 @@ class OnnxRuntime:
         threads_per_image: int = 1,
         only: Collection[str] | None = None,
     ) -> None:
-        onnxruntime = _package("onnxruntime", "onnx")
+        with _needs("onnxruntime", "onnx"):
+            onnxruntime: Any = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads_per_image, 1
         # Threads that wait by spinning take the cores from decoding and HTTP.
@@ -207,7 +208,9 @@ class OnnxRuntime:
 def to_openvino(file: Path) -> list[Path]:
     """Writes an ONNX file of ours in OpenVINO's own form beside it, 32-bit; returns the files."""
     graph, weights = file.with_suffix(".xml"), file.with_suffix(".bin")
-    _openvino().save_model(_core().read_model(file), graph, compress_to_fp16=False)
+    with _needs("openvino", "openvino"):
+        openvino, core = openvino_core.openvino(), openvino_core.core()
+    openvino.save_model(core.read_model(file), graph, compress_to_fp16=False)
     return [graph, weights]
 
 
@@ -291,40 +294,13 @@ def _own_name(output: Any) -> str:
     return OUTPUT if OUTPUT in own or not own else own[0]
 
 
-def _core() -> Any:
-    """OpenVINO's core: one, which is never let go.
-
-    With the core goes the stack that its CPU plugin gave to signals in the thread that made it, and
-    that thread keeps the address, unless it ends the core itself and the newest first. The next
-    signal with a handler in Python (Ctrl-C) would then end the process.
-    """
-    openvino = _openvino()
-    with _ONE_CORE:
-        return _made_core(openvino)
-
-
-@functools.cache
-def _made_core(openvino: Any) -> Any:
-    # OpenVINO lets other threads run while it looks at numpy's types for the first time, and these
-    # wait for that with Python's lock held: the first two crops, at once, would wait for ever.
-    openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).element_type.to_dtype()
-    return openvino.Core()
-
-
-_ONE_CORE = threading.Lock()
-"""functools.cache alone lets two threads make one each."""
-
-
-def _openvino() -> Any:
-    without_telemetry()
-    return _package("openvino", "openvino")
-
-
-def _package(name: str, extra: str) -> Any:
+@contextlib.contextmanager
+def _needs(package: str, extra: str) -> Iterator[None]:
+    """Turns a failed import into RuntimeMissing, which says what to install."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
-        raise RuntimeMissing(name, extra) from error
+        raise RuntimeMissing(package, extra) from error
 
 
 def _unreadable(file: Path, reader: str, error: Exception) -> CheckpointError:

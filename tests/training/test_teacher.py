@@ -1,5 +1,6 @@
 """Distillation: what a teacher says, and that a student learns it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from heads.skeleton import Skeleton
 from heads.spec import CodecSpec, NetworkSpec, default_spec
 from training.errors import RecipeError
 from training.loop import train
+from training.pose import PoseTask
 from training.recipe import read_recipe
 from training.synthetic import write_dataset
 from training.teacher import Teacher
@@ -50,6 +52,21 @@ def test_a_teacher_answers_as_it_would_alone(teacher_file: Path) -> None:
     said = Teacher(str(teacher_file), network.spec, CPU).heatmaps(images)
     torch.testing.assert_close(said, alone)
     said.requires_grad_()  # it may meet autograd
+
+
+def test_a_compiled_teacher_says_what_torch_says(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    network, images = load(teacher_file), views(64, 64)
+    compiled = Teacher(str(teacher_file), network.spec, CPU)
+    assert compiled._compiled is not None
+    said = [compiled.heatmaps(images[:n]) for n in (1, 2, 1)]
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    eager = Teacher(str(teacher_file), network.spec, CPU)
+    assert eager._compiled is None
+    for n, maps in zip((1, 2, 1), said, strict=True):  # none is written over by the next
+        torch.testing.assert_close(maps, eager.heatmaps(images[:n]))
 
 
 @pytest.mark.parametrize(("size", "sigma"), [((128, 128), 4.0), ((96, 96), 3.0)])
@@ -136,6 +153,24 @@ weight = 1.0
 [watch]
 log_every = 1
 """
+
+
+def test_labels_and_teacher_are_measured_by_one_loss(teacher_file: Path, tmp_path: Path) -> None:
+    """Where the labels say what the teacher says, its share changes nothing."""
+    write_dataset(tmp_path, 3)
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(teacher=teacher_file))
+    images, answer = views(64, 64), torch.rand(2, 17, 16, 16)
+    sure = torch.ones(2, 17)
+    for loss in ("loss=mse", "loss=mae", "loss=smooth_l1"):
+        losses = []
+        for share in (0.2, 0.9):
+            changes = (f"optimisation.{loss}", f"teacher.weight={share}")
+            task = PoseTask(read_recipe(tmp_path / "tiny.toml", changes), tmp_path)
+            task.to(CPU)
+            assert task._teacher is not None
+            said = task._teacher.heatmaps(images).clamp(0, 1)
+            losses.append(task.loss(answer, images, (said, sure)))
+        torch.testing.assert_close(*losses)
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(

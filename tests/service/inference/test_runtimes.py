@@ -191,9 +191,9 @@ def test_threads_that_run_at_once_get_their_own_answers(small: Path, runtime: st
 FIRST_AT_ONCE = """
 import _thread, functools, operator, time
 import openvino
-from service.inference.runtime import _core
+from heads.openvino_core import core
 
-_core()
+core()
 door, found, ask = _thread.allocate_lock(), [], openvino.Type.u8.to_dtype
 door.acquire()
 _thread.start_new_thread(lambda: (door.acquire(), found.append(ask())), ())
@@ -473,7 +473,7 @@ def test_what_is_missing_or_damaged_is_said_as_by_torch(
 @NEEDS_OPENVINO
 def test_openvino_tells_nobody_that_it_is_used() -> None:
     code = (
-        "import sys; from service.inference.runtime import _openvino; _openvino(); "
+        "import sys; from heads.openvino_core import openvino; openvino(); "
         "raise SystemExit(sys.modules.get('openvino_telemetry') is not None)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
