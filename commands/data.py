@@ -54,13 +54,25 @@ def check(
         ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="So many findings of each kind.")] = 10,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Annotations to validate on: find photographs that stand in both."),
+    ] = None,
+    against_images: Annotated[
+        Path | None, typer.Option(help="Folder of their images; that of the file if left out.")
+    ] = None,
 ) -> None:
     """Find what is wrong with a keypoint data set; exit code 1 where training would suffer."""
     from training.contact_sheet import sheet
     from training.doctor import examine
+    from training.overlap import with_shared
 
-    spare_inputs([annotations], json_file, sheet_file)
+    if against_images is not None and against is None:
+        raise typer.BadParameter("--against-images belongs to --against")
+    spare_inputs([annotations, *([against] if against else [])], json_file, sheet_file)
     data = examine(annotations, images)
+    if against is not None:
+        data = with_shared(data, against, against_images)
     _print_findings(data.report, show)
     _print_counts(data.report)
     write_json(json_file, data.report.model_dump(mode="json"))
