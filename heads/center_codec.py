@@ -178,6 +178,7 @@ class CenterCodec:
         maps["box_scale"][:, cy, cx] = size[::-1]
         maps["box_offset"][:, cy, cx] = middle[::-1] - (cy, cx)
         maps["box_weight"][:, cy, cx] = 1
+        maps["kpt_regress_weight"][:, cy, cx] = 0  # of somebody else with the same middle
         for k in labelled:
             pair = slice(2 * k, 2 * k + 2)
             maps["kpt_regress"][pair, cy, cx] = cells[k, ::-1] - (cy, cx)

@@ -1,8 +1,9 @@
 """One safetensors file holds a whole network: tensors, spec and provenance. Reading runs no code.
 
 The spec is JSON in the file's metadata under `hrpose`, with the number of its format, so that a
-later version can read an earlier file. `hrpose_sha256`, which earlier files lack, is the hash of
-their tensors: the format itself has none, and one flipped bit is another network.
+later version can read an earlier file. `hrpose_sha256` is the hash of the tensors and
+`hrpose_spec_sha256` that of the JSON; earlier files lack one or both. The format itself has none,
+and one flipped bit is another network.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from heads.network import Network
 
 FORMAT = 1
-_KEY, _HASH = "hrpose", "hrpose_sha256"
+_KEY, _HASH, _SPEC_HASH = "hrpose", "hrpose_sha256", "hrpose_spec_sha256"
 
 
 def read_spec(path: Path) -> NetworkSpec:
@@ -103,7 +104,7 @@ def load_network(path: Path) -> "Network":
     spec, state = load_checkpoint(path)
     try:
         network = build(spec)
-    except (RuntimeError, MemoryError) as error:  # torch's word for no memory, or for odd sizes
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, of odd sizes
         raise CheckpointError(f"{path.name} describes a network that cannot be built") from error
     load_strict(network, state, path.name)
     return network.eval()
@@ -132,7 +133,7 @@ def save_arrays(path: Path, spec: NetworkSpec, arrays: Mapping[str, npt.NDArray[
     # The format has rows before columns; other orders in memory would be written as they lie.
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = json.dumps({"format": FORMAT, "spec": spec.model_dump(mode="json")})
-    metadata = {_KEY: content, _HASH: _hash(ordered)}
+    metadata = {_KEY: content, _HASH: _hash(ordered), _SPEC_HASH: _text_hash(content)}
     try:
         write_whole(path, _sorted_metadata(save(ordered, metadata=metadata)))
     except (SafetensorError, OSError) as error:
@@ -158,11 +159,17 @@ def _hash(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _parse_spec(path: Path, metadata: Mapping[str, str]) -> NetworkSpec:
     if _KEY not in metadata:
         raise CheckpointError(
             f"{path.name} is a safetensors file of another program: it has no `{_KEY}` metadata"
         )
+    if _SPEC_HASH in metadata and metadata[_SPEC_HASH] != _text_hash(metadata[_KEY]):
+        raise CheckpointError(f"{path.name} is damaged: its spec is not the one that was written")
     try:
         content = json.loads(metadata[_KEY])
         if content["format"] > FORMAT:

@@ -110,8 +110,9 @@ class SqueezeNet(Backbone):
         return ClassMaps(self.specs[-1].channels, classes)
 
     def classification_layers(self, channels: int, classes: int) -> nn.Module:
-        """Nothing: the means of the class maps are the logits."""
-        del channels, classes
+        """Nothing: the pooled class maps are the logits. Raises SpecError where two are pooled."""
+        if channels != classes:
+            raise SpecError("squeezenet pools its class maps once, by avg or max; got avgmax")
         return nn.Identity()
 
 

@@ -115,6 +115,7 @@ def examine(annotations: Path, images: Path | None = None, *, pixels: bool = Tru
     content, folder = _read(annotations, images, findings)
     category, skeleton = _skeleton(annotations.name, content, findings)
     sizes = check_images(content["images"], folder, pixels, findings)
+    _strays(content, category, findings)
     entries = [e for e in content["annotations"] if _is_of(e, category)]
     people, crowds = check_entries(entries, sizes, skeleton, findings)
     check_same(people, skeleton, findings)
@@ -177,6 +178,22 @@ def _skeleton(
         return categories[0], Skeleton.from_coco_category(categories[0])
     except SpecError as error:
         raise DataError(f"{name}: {error}") from error
+
+
+def _strays(content: Mapping[str, Any], category: Mapping[str, Any], findings: Findings) -> None:
+    """Warns of annotations that belong to no category of the file: nobody reads them."""
+    listed = [c for c in content["categories"] if isinstance(c, dict)]
+    others = Counter(
+        str(entry["category_id"])
+        for entry in content["annotations"]
+        if isinstance(entry, dict)
+        and "category_id" in entry
+        and not any(is_of(entry, one.get("id")) for one in (category, *listed))
+    )
+    if others:
+        count, ids = others.total(), ", ".join(list(others)[:5])
+        reason = f"annotations are of categories that the file does not list ({ids}): {count}"
+        findings.add("warning", "unknown-category", reason)
 
 
 def _is_of(entry: Any, category: Mapping[str, Any]) -> bool:

@@ -16,7 +16,8 @@ Kind = Literal[
     "nobody", "label-file", "entry", "duplicate-id", "unknown-image", "missing-image",
     "unreadable-image", "image-size", "keypoints-length", "not-finite", "visibility", "scores",
     "box", "box-outside", "keypoint-outside", "same-person", "sides-swapped",
-    "box-misses-keypoints", "box-clipped", "num-keypoints", "categories", "shared-image",
+    "box-misses-keypoints", "box-clipped", "num-keypoints", "categories", "unknown-category",
+    "shared-image",
 ]  # fmt: skip
 """Everything that can be wrong; the worst first, which is the order of the contact sheet."""
 

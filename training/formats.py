@@ -9,9 +9,10 @@ As ultralytics reads them: an image's labels stand at the same place below `labe
 without a file shows nobody; without v a keypoint is visible, and not labelled where it is negative.
 (0, 0) without v is taken as not labelled too, because writers leave it there.
 
-Keypoints need names, by which mirror pairs are found: kpt_names where there are any, COCO's
-where there are 17 with COCO's partners, else left_1, right_1, ... for partners, point_3, ... for
-the others. Which partner is called left means nothing, it is the one that comes first.
+Keypoints need names: kpt_names where there are any, COCO's where there are 17 with COCO's partners,
+else left_1, right_1, ... for partners, point_3, ... for the others. Which partner is called left
+means nothing, it is the one that comes first. flip_idx says which are pairs, whatever they are
+called; without it pairs are found by their names.
 """
 
 import math
@@ -71,9 +72,11 @@ def read_yolo(
             annotations.append(ids | person)
     keypoints = _keypoint_names(path, settings, partners)
     skeleton = [[a + 1, b + 1] for a, b in COCO_17.edges] if keypoints == _COCO else []
+    pairs = [[keypoints[k], keypoints[p]] for k, p in enumerate(partners) if p > k]
+    shape = {"keypoints": keypoints, "skeleton": skeleton}
+    shape |= {"flip_pairs": pairs} if settings.get("flip_idx") is not None else {}
     categories = [
-        {"id": number, "name": name, "keypoints": keypoints, "skeleton": skeleton}
-        for number, name in enumerate(classes, start=1)
+        {"id": number, "name": name, **shape} for number, name in enumerate(classes, start=1)
     ]
     return {"images": images, "annotations": annotations, "categories": categories}, root
 
@@ -91,13 +94,13 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = yaml.safe_load(text)  # type: ignore[no-untyped-call]
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         reason = getattr(error, "problem", None) or error
         raise DataError(f"{path.name}{where} is no YAML: {reason}") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: 2020-13-45 is no date
+        raise DataError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path.name} has no keys; it needs kpt_shape, names, train, val")
     return content
@@ -117,7 +120,7 @@ def _shape(path: Path, settings: dict[str, Any]) -> tuple[int, int]:
 
 def _names(path: Path, settings: dict[str, Any]) -> list[str]:
     names = settings.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(
@@ -127,7 +130,9 @@ def _names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _partners(path: Path, settings: dict[str, Any], count: int) -> list[int]:
-    partners = settings.get("flip_idx", list(range(count)))
+    partners = settings.get("flip_idx")
+    if partners is None:
+        return list(range(count))
     numbers = [k for k in partners if type(k) is int] if isinstance(partners, list) else []
     if numbers != partners or sorted(numbers) != list(range(count)):
         raise DataError(
@@ -156,21 +161,29 @@ def _images(
     for split in splits:
         places = settings[split] if isinstance(settings[split], list) else [settings[split]]
         for place in map(str, places):
-            start = root / place
-            if not start.exists():  # written for a folder beside data.yaml, as Roboflow does
-                start = root / place.removeprefix("../")
-            if not start.resolve().is_relative_to(root.resolve()):
-                raise DataError(f"{path.name}: {split} lies outside the data's folder: {place}")
-            if start.is_absolute() and not root.is_absolute():
-                start = root / start.resolve().relative_to(root.resolve())
-            if start.is_dir():
-                yield from sorted(filter(is_photograph, start.rglob("*")))
-            elif start.suffix == ".txt" and start.is_file():
-                for number, line in enumerate(_lines(start), 1):
-                    if line.strip():
-                        yield _listed(start, number, line.strip(), root)
-            else:
-                raise DataError(f"{path.name}: {split} is no folder and no list of files: {place}")
+            try:
+                yield from _in_place(path, root, split, place)
+            except (OSError, ValueError) as error:  # no name that a file could have
+                raise DataError(f"{path.name}: {split} cannot be looked up: {error}") from error
+
+
+def _in_place(path: Path, root: Path, split: str, place: str) -> Iterator[Path]:
+    """Image files of one folder, or of one list of files."""
+    start = root / place
+    if not start.exists():  # written for a folder beside data.yaml, as Roboflow does
+        start = root / place.removeprefix("../")
+    if not start.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{path.name}: {split} lies outside the data's folder: {place}")
+    if start.is_absolute() and not root.is_absolute():
+        start = root / start.resolve().relative_to(root.resolve())
+    if start.is_dir():
+        yield from sorted(filter(is_photograph, start.rglob("*")))
+    elif start.suffix == ".txt" and start.is_file():
+        for number, line in enumerate(_lines(start), 1):
+            if line.strip():
+                yield _listed(start, number, line.strip(), root)
+    else:
+        raise DataError(f"{path.name}: {split} is no folder and no list of files: {place}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -275,7 +288,7 @@ def _keypoint_names(path: Path, settings: dict[str, Any], partners: list[int]) -
             raise DataError(
                 f"{path.name}: kpt_names are {len(partners)} different names; got {given!r}"
             )
-        return _with_sides(names, partners)
+        return names
     if tuple(partners) == COCO_17.flip_order:
         return _COCO
     names, pairs = [""] * len(partners), 0
@@ -286,14 +299,3 @@ def _keypoint_names(path: Path, settings: dict[str, Any], partners: list[int]) -
         elif partner == k:
             names[k] = f"point_{k + 1}"
     return names
-
-
-def _with_sides(names: list[str], partners: list[int]) -> list[str]:
-    """Names in which each partner of a left_x is called right_x, which is how pairs are found."""
-    told = list(names)
-    for k, partner in enumerate(partners):
-        a, b = names[k], names[partner]
-        is_pair = "left" in a and a.replace("left", "right", 1) == b
-        if partner > k and not is_pair and not ("left" in b and b.replace("left", "right", 1) == a):
-            told[k], told[partner] = f"left_{a}", f"right_{a}"
-    return told

@@ -6,15 +6,16 @@ and lie below.
 """
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco
-from pydantic import BaseModel, FiniteFloat, PositiveInt, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, PositiveInt, TypeAdapter
 
 from heads.classes import palette
 from heads.files import write_whole
@@ -27,6 +28,16 @@ Mask = npt.NDArray[np.uint8]
 BACKGROUND = "background"
 MOST = 255
 """Classes that a mask can tell apart, the background among them."""
+
+LONGEST_SIDE = 65_535
+"""Pixels; more than any JPEG has."""
+
+LONGEST_NAME = 250
+"""Bytes of a file's name without its ending; file systems take 255."""
+
+FARTHEST = 10
+"""So many times its image's longest side an outline may leave it: pycocotools follows it pixel by
+pixel, and ends the process where there are too many."""
 
 
 class _Runs(BaseModel):
@@ -42,11 +53,18 @@ class _Outlined(BaseModel):
     iscrowd: int = 0
 
 
+def _writable(file_name: str) -> str:
+    """ValueError where no file could be called so."""
+    if "\0" in file_name or len(Path(file_name).stem.encode()) > LONGEST_NAME:
+        raise ValueError(f"no file can be called {file_name[:80]!r}")
+    return file_name
+
+
 class _Photograph(BaseModel):
     id: Id
-    file_name: str
-    height: PositiveInt
-    width: PositiveInt
+    file_name: Annotated[str, AfterValidator(_writable)]
+    height: Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
+    width: Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
 
 
 class _Category(BaseModel):
@@ -76,22 +94,30 @@ def write_masks(
     name = annotations.name
     content = checked(_FILE, read_json(annotations), f"{name} is no COCO file")
     known = {entry.name: entry.id for entry in sorted(content.categories, key=lambda c: c.id)}
+    if len(known) < len(content.categories):
+        raise AnnotationError(f"{name} has two categories of one id or name")
     chosen = tuple(classes) or tuple(known)
     if missing := [one for one in chosen if one not in known]:
         raise DataError(f"{name} has no category {missing[0]!r}; it has {', '.join(known)}")
     if len(chosen) >= MOST:
         raise DataError(f"{len(chosen)} classes; a mask tells {MOST - 1} and the background apart")
     numbers = {known[one]: number for number, one in enumerate(chosen, start=1)}
-    outlined: dict[Id, list[_Outlined]] = {}
+    others = {str(number) for number in known.values() if number not in numbers}
+    outlined: dict[Id, list[_Outlined]] = {photograph.id: [] for photograph in content.images}
     for place, entry in enumerate(content.annotations):
-        if entry.get("category_id") in numbers:
-            where = f"{name}, annotation {entry.get('id', f'at place {place}')}"
-            one = checked(_OUTLINED, entry, where)
-            outlined.setdefault(one.image_id, []).append(one)
+        if str(entry.get("category_id")) in others:  # which need not be an outline
+            continue
+        where = f"{name}, annotation {entry.get('id', f'at place {place}')}"
+        one = checked(_OUTLINED, entry, where)
+        if one.category_id not in numbers:
+            raise AnnotationError(f"{where} is of category {one.category_id}, which is not listed")
+        if one.image_id not in outlined:
+            raise AnnotationError(f"{where} is of image {one.image_id}, which is not listed")
+        outlined[one.image_id].append(one)
     files = _files(content.images, folder, force)
     for file, photograph in files.items():
-        things = outlined.get(photograph.id, [])
-        mask = _painted(things, numbers, (photograph.height, photograph.width), name)
+        size = (photograph.height, photograph.width)
+        mask = _painted(outlined[photograph.id], numbers, size, name)
         write_whole(file, _encoded(mask))
     return (BACKGROUND, *chosen), len(files)
 
@@ -137,6 +163,9 @@ def _shape(thing: _Outlined, size: tuple[int, int], name: str) -> npt.NDArray[np
         polygons = [polygon for polygon in given if len(polygon) >= 6]
         if not polygons:
             return np.zeros(size, np.bool_)
+        farthest = FARTHEST * max(size)
+        if max(map(abs, itertools.chain.from_iterable(polygons))) > farthest:
+            raise AnnotationError(f"{where} has corners more than {farthest} pixels away")
         try:
             runs = coco.merge(coco.frPyObjects(polygons, *size))
         except (ValueError, TypeError) as error:

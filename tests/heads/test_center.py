@@ -178,3 +178,13 @@ def test_a_people_network_needs_boxes() -> None:
                 input_size=(64, 96),
             )
         )
+
+
+def test_of_two_people_with_one_middle_the_later_is_learned_alone() -> None:
+    """Their boxes differ, their middles fall into one cell."""
+    points = np.array([[[20, 20], [70, 70]], [[30, 30], [60, 60]]], np.float32)
+    weights = np.array([[1, 1], [1, 0]], np.float32)
+    boxes = np.array([[16, 16, 80, 80], [24, 24, 72, 72]], np.float32)
+    maps = CenterCodec().encode(points, weights, boxes, (24, 24))
+    np.testing.assert_array_equal(maps["kpt_regress_weight"][:, 12, 12], [1, 1, 0, 0])
+    np.testing.assert_allclose(maps["kpt_regress"][:2, 12, 12], 30 / 4 - 12)

@@ -146,6 +146,23 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_one_changed_digit_of_the_spec_is_refused(saved: Path) -> None:
+    content = saved.read_bytes()
+    assert content.count(b"0.485") == 1
+    saved.write_bytes(content.replace(b"0.485", b"0.885"))
+    for read in (read_spec, load_network):
+        with pytest.raises(CheckpointError, match="its spec is not the one that was written"):
+            read(saved)
+
+
+def test_a_spec_of_absurd_width_is_refused(saved: Path) -> None:
+    head = default_spec("resnet18+deconv").head.model_copy(update={"channels": (10**30,) * 3})
+    spec = default_spec("resnet18+deconv").model_copy(update={"head": head})
+    save_checkpoint(saved, spec, {"x": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="describes a network that cannot be built"):
+        load_network(saved)
+
+
 def test_one_changed_bit_of_a_tensor_is_refused(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[-1001] ^= 0x01

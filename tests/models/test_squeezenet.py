@@ -44,3 +44,10 @@ def test_a_head_that_needs_stride_32_is_refused_in_words() -> None:
         SpecError, match=r"deconv head needs maps of stride 32.*offers strides 4, 8, 16"
     ):
         build(default_spec("squeezenet1_1+deconv"))
+
+
+def test_two_pools_would_be_twice_the_classes_and_are_refused() -> None:
+    spec = default_spec("squeezenet1_1+classify")
+    twice = spec.head.model_copy(update={"pool": "avgmax"})
+    with pytest.raises(SpecError, match="once, by avg or max"):
+        build(spec.model_copy(update={"head": twice}))

@@ -141,6 +141,14 @@ def test_only_the_first_category_with_keypoints_is_read(people: Path) -> None:
     assert report.people == 4
 
 
+def test_labels_of_a_category_that_is_not_listed_are_not_lost_in_silence(people: Path) -> None:
+    report = problems(changed(people, entry(category_id=9)), people.parent)
+    (finding,) = report.findings
+    assert (finding.level, finding.kind) == ("warning", "unknown-category")
+    assert finding.reason == "annotations are of categories that the file does not list (9): 1"
+    assert report.people == 4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

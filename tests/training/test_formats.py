@@ -73,7 +73,11 @@ def test_people_come_back_within_half_a_pixel(tmp_path: Path, dimensions: int) -
     data = write_yolo(coco, coco.parent, tmp_path / "yolo", dimensions)
     content, folder = read_yolo(data)
     truth = json.loads(coco.read_text())
-    assert content["categories"] == truth["categories"]
+    (category,) = content["categories"]
+    pairs = category.pop("flip_pairs")  # which the names of COCO's keypoints tell as well
+    assert [category] == truth["categories"]
+    assert len(pairs) == 8
+    assert pairs[0] == ["left_eye", "right_eye"]
     assert folder == data.parent
     for image, before in zip(content["images"], truth["images"], strict=True):
         assert Path(image["file_name"]).name == before["file_name"]
@@ -166,10 +170,11 @@ def test_names_are_made_from_partners(tmp_path: Path) -> None:
     ("given", "expected"),
     [
         (["pot", "stem", "top", "left_a", "right_a"], ["pot", "stem", "top", "left_a", "right_a"]),
-        ({0: ["pot", "stem", "top", "l", "r"]}, ["pot", "stem", "top", "left_l", "right_l"]),
+        ({0: ["pot", "stem", "top", "l", "r"]}, ["pot", "stem", "top", "l", "r"]),
+        (["left_pot", "right_pot", "top", "a", "b"], ["left_pot", "right_pot", "top", "a", "b"]),
     ],
 )
-def test_given_names_are_kept_where_pairs_can_be_found_by_them(
+def test_given_names_are_kept_and_pairs_are_those_of_flip_idx(
     tmp_path: Path, given: Any, expected: list[str]
 ) -> None:
     coco = write_plants(tmp_path / "coco", 2)
@@ -177,6 +182,17 @@ def test_given_names_are_kept_where_pairs_can_be_found_by_them(
     category = read_yolo(data)[0]["categories"][0]
     assert category["keypoints"] == expected
     assert Skeleton.from_coco_category(category).flip_pairs == ((3, 4),)
+
+
+def test_without_flip_idx_pairs_are_found_by_names(tmp_path: Path) -> None:
+    coco = write_plants(tmp_path / "coco", 2)
+    names = ["left_pot", "right_pot", "top", "a", "b"]
+    data = write_yolo(
+        coco, tmp_path / "coco" / "images", tmp_path / "yolo", kpt_names=names, flip_idx=None
+    )
+    category = read_yolo(data)[0]["categories"][0]
+    assert "flip_pairs" not in category
+    assert Skeleton.from_coco_category(category).flip_pairs == ((0, 1),)
 
 
 def test_a_folder_written_as_if_it_lay_beside_is_found(data: Path) -> None:
@@ -232,6 +248,9 @@ def test_lists_and_labels_of_windows_editors_are_read_or_refused(data: Path) -> 
         ({"train": "../coco"}, r"train lies outside the data's folder: \.\./coco"),
         ({"train": None}, "has none of train, val"),
         ({"kpt_names": ["nose"]}, "kpt_names are 17 different names"),
+        ({"names": {0: "person", "b": "other"}}, "names is a list of classes"),
+        ({"train": "images/\0"}, "train cannot be looked up"),
+        ({"train": "x" * 5000}, "train cannot be looked up"),
     ],
 )
 def test_a_wrong_key_is_refused(data: Path, fields: dict[str, Any], message: str) -> None:
@@ -245,6 +264,7 @@ def test_a_wrong_key_is_refused(data: Path, fields: dict[str, Any], message: str
         ("train: [", r"data\.yaml, line 1 is no YAML"),
         ("a: 1\nb: : 2\n", r"data\.yaml, line 2 is no YAML"),
         ("- a\n", "has no keys"),
+        ("date: 2020-13-45\n", "cannot be read: month must be in"),
         ("a: !!python/object:os.system 1\n", r"line 1 is no YAML"),
     ],
 )

@@ -120,6 +120,8 @@ def test_the_command_tells_chosen_classes_apart(
         ({"size": list(SIZE), "counts": [-5, 2405]}, "annotation 10: its runs are not as long"),
         ({"size": list(SIZE), "counts": "zzzz"}, "annotation 10: its runs are not as long"),
         ([[1, 2, 3, 4, 5, float("nan")]], "annotation 10: segmentation"),
+        ([[1e9, 1, 9, 1, 9, 1e9]], "annotation 10 has corners more than 600 pixels away"),
+        ([[1, 1, 9, 1, 9, -1e300]], "annotation 10 has corners more than 600 pixels away"),
     ],
 )
 def test_what_is_no_outline_is_named(
@@ -141,3 +143,40 @@ def test_categories_and_names_that_cannot_be_meant(
     with pytest.raises(HrposeError, match=r"part/1\.jpg and other/1\.png would have the same mask"):
         write_masks(file, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def edited(file: Path, place: str, **fields: Any) -> Path:
+    content = json.loads(file.read_text())
+    content[place][0].update(fields)
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("place", "fields", "words"),
+    [
+        ("annotations", {"image_id": 9}, "annotation 10 is of image 9, which is not listed"),
+        ("annotations", {"image_id": "1"}, "annotation 10 is of image 1, which is not listed"),
+        ("annotations", {"category_id": 9}, "annotation 10 is of category 9, which is not listed"),
+        ("annotations", {"category_id": [7]}, "annotation 10: category_id"),
+        ("categories", {"name": "sofa"}, "two categories of one id or name"),
+        ("images", {"height": 10**30}, "height"),
+        ("images", {"file_name": "a\0.jpg"}, "no file can be called"),
+        ("images", {"file_name": "a" * 300}, "no file can be called"),
+        ("images", {"file_name": "\ud800"}, "file_name"),
+    ],
+)
+def test_what_would_be_lost_or_cannot_be_written_is_named(
+    outlined: Callable[..., Path], tmp_path: Path, place: str, fields: Content, words: str
+) -> None:
+    file = edited(outlined({"segmentation": [rectangle(1, 1, 9, 9)]}), place, **fields)
+    with pytest.raises(HrposeError, match=words):
+        write_masks(file, tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_category_may_be_named_by_text(outlined: Callable[..., Path], tmp_path: Path) -> None:
+    """As in keypoint files."""
+    file = outlined({"segmentation": [rectangle(1, 1, 9, 9)], "category_id": "7"})
+    write_masks(file, tmp_path / "masks")
+    assert (read_mask(tmp_path / "masks" / "1.png") == 2).sum() == 64
