@@ -83,6 +83,8 @@ def evaluate(
         return
     if images is None:
         raise typer.BadParameter("--images is missing: the folder of the images")
+    if boxes not in ("gt", "detector") and not Path(boxes).is_file():
+        raise typer.BadParameter(f"there is no file {boxes}", param_hint="--boxes")
     truth = load_annotations(annotations)
     rows: list[Scores] = []
     for name in model or _embedded(boxes):

@@ -24,7 +24,12 @@ MOST = 300
 
 def quantize(
     name: Annotated[str, typer.Argument(help="A name of `hrpose models` or a checkpoint file.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photographs like those to be served.")],
+    photos: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of photographs like those to be served.", exists=True, file_okay=False
+        ),
+    ],
     target: Annotated[
         Path, typer.Option("--out", help="The .onnx file to write.", callback=can_be_written)
     ],

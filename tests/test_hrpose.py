@@ -503,6 +503,8 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     own.write_bytes(locate("mobilenet_v2_heatmap").read_bytes())
     run(*common, *wanted, "--model", own, "--boxes", "gt")
+    lost = run(*common, "--model", own, "--boxes", tmp_path / "nowhere.json", ok=False)
+    assert "there is no file" in lost
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]
     assert [row["model"] for row in scores] == ["mobilenet_v2_heatmap", str(own)]
     assert len(list((tmp_path / "r").glob("*own.safetensors.gt.json"))) == 1

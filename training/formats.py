@@ -100,10 +100,14 @@ def _settings(path: Path) -> dict[str, Any]:
         reason = getattr(error, "problem", None) or error
         raise DataError(f"{path.name}{where} is no YAML: {reason}") from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError: 2020-13-45 is no date
-        raise DataError(f"{path.name} cannot be read: {error}") from error
+        raise DataError(f"{path.name} cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path.name} has no keys; it needs kpt_shape, names, train, val")
     return content
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _shape(path: Path, settings: dict[str, Any]) -> tuple[int, int]:
@@ -191,7 +195,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
+        raise DataError(f"{path.name} cannot be read: {_reason(error)}") from error
 
 
 def _listed(source: Path, number: int, line: str, root: Path) -> Path:

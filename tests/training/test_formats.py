@@ -213,6 +213,11 @@ def test_a_list_of_files_is_a_split_too(data: Path) -> None:
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
 
 
+def test_a_file_that_is_not_there_is_named_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^data\.yaml cannot be read: No such file or directory$"):
+        read_yolo(tmp_path / "data.yaml")
+
+
 def test_places_may_be_absolute(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(data, train=str(data.parent / "images" / "train"), val=["images/train"])
     wanted = read_yolo(data)[0]["images"]
