@@ -115,7 +115,7 @@ def examine(annotations: Path, images: Path | None = None, *, pixels: bool = Tru
     content, folder = _read(annotations, images, findings)
     category, skeleton = _skeleton(annotations.name, content, findings)
     sizes = check_images(content["images"], folder, pixels, findings)
-    _strays(content, category, findings)
+    _strays(content, findings)
     entries = [e for e in content["annotations"] if _is_of(e, category)]
     people, crowds = check_entries(entries, sizes, skeleton, findings)
     check_same(people, skeleton, findings)
@@ -180,20 +180,18 @@ def _skeleton(
         raise DataError(f"{name}: {error}") from error
 
 
-def _strays(content: Mapping[str, Any], category: Mapping[str, Any], findings: Findings) -> None:
+def _strays(content: Mapping[str, Any], findings: Findings) -> None:
     """Warns of annotations that belong to no category of the file: nobody reads them."""
-    listed = [c for c in content["categories"] if isinstance(c, dict)]
-    others = Counter(
-        str(entry["category_id"])
-        for entry in content["annotations"]
-        if isinstance(entry, dict)
-        and "category_id" in entry
-        and not any(is_of(entry, one.get("id")) for one in (category, *listed))
-    )
-    if others:
-        count, ids = others.total(), ", ".join(list(others)[:5])
-        reason = f"annotations are of categories that the file does not list ({ids}): {count}"
-        findings.add("warning", "unknown-category", reason)
+    listed = {str(c.get("id")) for c in content["categories"] if isinstance(c, dict)}
+    named = [e["category_id"] for e in content["annotations"] if _names_category(e)]
+    if strays := Counter(str(one) for one in named if str(one) not in listed):
+        ids = ", ".join(list(strays)[:5])
+        reason = f"annotations are of categories that the file does not list ({ids}): "
+        findings.add("warning", "unknown-category", reason + str(strays.total()))
+
+
+def _names_category(entry: Any) -> bool:
+    return isinstance(entry, dict) and "category_id" in entry
 
 
 def _is_of(entry: Any, category: Mapping[str, Any]) -> bool:
