@@ -80,7 +80,7 @@ class Skeleton(BaseModel):
     def from_toml(cls, path: Path) -> Self:
         """Reads a TOML file with the fields above; edges and flip_pairs may use names."""
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             index = {name: i for i, name in enumerate(data.get("keypoints", ()))}
             for field in ("edges", "flip_pairs"):
                 data[field] = [

@@ -163,7 +163,7 @@ def is_of(entry: Mapping[str, Any], category_id: Any) -> bool:
 def read_json(path: Path) -> Any:
     """What a JSON file holds; AnnotationError names the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AnnotationError(f"{path.name} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

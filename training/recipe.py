@@ -337,7 +337,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises RecipeError, which names the key.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{path.name} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -141,6 +141,11 @@ def test_only_the_first_category_with_keypoints_is_read(people: Path) -> None:
     assert report.people == 4
 
 
+def test_files_of_windows_editors_begin_with_a_mark(people: Path) -> None:
+    people.write_text(people.read_text(), encoding="utf-8-sig")
+    assert problems(people).findings == ()
+
+
 def test_labels_of_a_category_that_is_not_listed_are_not_lost_in_silence(people: Path) -> None:
     report = problems(changed(people, entry(category_id=9)), people.parent)
     (finding,) = report.findings

@@ -78,6 +78,11 @@ def test_no_recipe_trains_on_what_it_is_measured_by(path: Path) -> None:
     assert data.train != data.val
 
 
+def test_a_recipe_of_a_windows_editor_begins_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / SMALL.name).write_text(SMALL.read_text(), encoding="utf-8-sig")
+    assert read_recipe(tmp_path / SMALL.name) == read_recipe(SMALL)
+
+
 def test_a_change_keeps_its_type() -> None:
     recipe = read_recipe(
         SMALL,
