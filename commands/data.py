@@ -69,7 +69,7 @@ def check(
 
     if against_images is not None and against is None:
         raise typer.BadParameter("--against-images belongs to --against")
-    spare_inputs([annotations, *([against] if against else [])], json_file, sheet_file)
+    spare_inputs([annotations, against], json_file, sheet_file)
     data = examine(annotations, images)
     if against is not None:
         data = with_shared(data, against, against_images)

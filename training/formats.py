@@ -73,10 +73,10 @@ def read_yolo(
     keypoints = _keypoint_names(path, settings, partners)
     skeleton = [[a + 1, b + 1] for a, b in COCO_17.edges] if keypoints == _COCO else []
     pairs = [[keypoints[k], keypoints[p]] for k, p in enumerate(partners) if p > k]
-    shape = {"keypoints": keypoints, "skeleton": skeleton}
-    shape |= {"flip_pairs": pairs} if settings.get("flip_idx") is not None else {}
+    fields = {"keypoints": keypoints, "skeleton": skeleton}
+    fields |= {"flip_pairs": pairs} if settings.get("flip_idx") is not None else {}
     categories = [
-        {"id": number, "name": name, **shape} for number, name in enumerate(classes, start=1)
+        {"id": number, "name": name, **fields} for number, name in enumerate(classes, start=1)
     ]
     return {"images": images, "annotations": annotations, "categories": categories}, root
 

@@ -1,7 +1,6 @@
 """Photographs that stand in two data sets: what is measured on one was learned from the other."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,23 +37,17 @@ def with_shared(data: Examined, other: Path, images: Path | None = None) -> Exam
 
 
 def _equal(ours: Mapping[Any, Path], theirs: Mapping[str, Path]) -> Iterator[tuple[Any, str]]:
-    """Keys of ours with the first of theirs that has the same bytes; missing files are no match."""
-    by_length: defaultdict[int, list[str]] = defaultdict(list)
-    for name, path in theirs.items():
-        if path.is_file():
-            by_length[path.stat().st_size].append(name)
-    digests: dict[str, bytes] = {}
+    """Keys of ours with one of theirs that has the same bytes; missing files are no match."""
+    lengths = set(map(_length, ours.values())) & set(map(_length, theirs.values())) - {None}
+    known = {_digest(path): name for name, path in theirs.items() if _length(path) in lengths}
     for key, path in ours.items():
-        rivals = by_length.get(path.stat().st_size, ()) if path.is_file() else ()
-        if not rivals:
-            continue
-        own = _digest(path)
-        for name in rivals:
-            if name not in digests:
-                digests[name] = _digest(theirs[name])
-            if digests[name] == own:
-                yield key, name
-                break
+        if _length(path) in lengths and (name := known.get(_digest(path))):
+            yield key, name
+
+
+def _length(path: Path) -> int | None:
+    """Bytes; None where there is no file."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def _digest(path: Path) -> bytes:

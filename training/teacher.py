@@ -61,8 +61,9 @@ class Teacher:
                 )
         self._kind = kind
         self._size = spec.input_size
-        plain = device.type == "cpu" and kind == torch.float32 and spec.head.kind != "center"
-        self._compiled = _compiled(self._network) if plain else None
+        whole = spec.head.kind != "center" and spec.input_size == student.input_size
+        plain = device.type == "cpu" and kind == torch.float32
+        self._compiled = _compiled(self._network) if whole and plain else None
         self._grid = torch.from_numpy(_places(student, spec)).to(device)
 
     def heatmaps(self, images: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Teacher:
         Where the teacher's input has other sides, the crops are resized to it; its maps are read
         where the student's cells lie. A center network teaches with its heatmap branch.
         """
-        if self._compiled is not None and images.shape[1:3] == self._size:
+        if self._compiled is not None:
             maps = torch.from_numpy(self._compiled(images.numpy())[0])
         else:
             maps = self._eager(images)
