@@ -27,12 +27,14 @@ from heads.network import build
 from heads.skeleton import COCO_17
 from heads.spec import NetworkSpec, default_spec
 from models.memory import keep_freed
+from models.profile import profile
 from tests.conftest import ROOT
 from tests.report import Report
 from training.augment import Augmentation
 from training.data import EpochSampler, PoseDataset, Sample
 from training.loop import _backward, _step
 from training.pose import PoseTask
+from training.precision import arithmetic
 from training.recipe import Optimisation
 from training.schedule import make_optimizer
 
@@ -42,6 +44,8 @@ NETWORKS = (("hrnet_w18_small+simple", 16, 6), ("hrnet_w32+simple", 4, 3))
 
 ROUNDS = 3
 PEOPLE = 64
+MATRIX, PRODUCTS = 1024, 20
+"""Side of the square matrices whose products tell how fast this processor can multiply and add."""
 
 
 def people() -> list[Sample]:
@@ -199,20 +203,44 @@ def _obey(loop: Callable[[int], None], orders: Connection) -> None:
             return
 
 
+def products(kind: torch.dtype) -> Callable[[], object]:
+    """A function that multiplies square matrices."""
+    matrix = torch.rand(MATRIX, MATRIX).to(kind)
+
+    def multiply() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(matrix, matrix)
+
+    return multiply
+
+
 def training(report: Report) -> None:
-    """Each network by both loops, and the data without a network."""
+    """Each network by both loops, and the data without a network.
+
+    Of the rate of products: what share of a loop's time its multiply-adds take as products of
+    matrices, forth, for the gradient of the maps and for that of the weights.
+    """
     report.part(f"training, 256x192, best of {ROUNDS}", "the plain loop", "images")
+    ours_in = arithmetic(Optimisation(epochs=1, batch=1).precision, torch.device("cpu"))
     for name, batch, count in NETWORKS:
-        data = our_data(default_spec(name), people(), batch)
+        spec = default_spec(name)
+        data = our_data(spec, people(), batch)
         with apart(plainly, name, batch) as plain, apart(as_here, name, batch) as ours:
             ways: list[Callable[[], object]] = [
                 partial(plain, count),
                 partial(ours, count),
                 partial(list, data),
+                products(torch.float32),
+                products(ours_in),
             ]
             times = best_seconds(ways)
         slow, fast, alone = batch * count / times[0], batch * count / times[1], PEOPLE / times[2]
-        report.add(name, "plain loop", ratio=1, a_second=slow)
-        report.add(name, "hrpose", ratio=fast / slow, a_second=fast)
+        size = 3 * profile(build(spec), spec.input_size).multiply_adds / MATRIX**3 / PRODUCTS
+        shares = [
+            f"{rate * size * t:.0%} of the rate of products"
+            for rate, t in zip((slow, fast), times[3:], strict=True)
+        ]
+        report.add(name, "plain loop", ratio=1, a_second=slow, beside=shares[0])
+        report.add(name, "hrpose", ratio=fast / slow, a_second=fast, beside=shares[1])
         over = f"{alone / fast:.1f}x the loop"
         report.add(name, "hrpose, data alone", ratio=alone / slow, a_second=alone, beside=over)
