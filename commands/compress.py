@@ -81,7 +81,7 @@ def compress(
     before, after = (_bytes_as_float32(original), out_file.stat().st_size)
     row: dict[str, Any] = {
         "network": original.spec.name,
-        "method": " ".join(f"{name} {value}" for name, value in chosen.items()),
+        "method": "int8" if int8 else " ".join(f"{name} {value}" for name, value in chosen.items()),
         "bytes_float32": before,
         "bytes": after,
     }

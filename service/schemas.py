@@ -96,7 +96,11 @@ class PersonAnswer(Answer):
 
 
 class Timing(Answer):
-    """Milliseconds by phase."""
+    """Milliseconds by phase; what else was done is in `total` only.
+
+    `queue`: while crops of the photograph waited and none was computed. `network`: while one was
+    computed at least.
+    """
 
     decode: float
     detect: float

@@ -253,8 +253,8 @@ class Settings(BaseSettings):
 
     engine: Literal["uvicorn", "ray"] = Field(
         default="uvicorn",
-        description="uvicorn: this one process; ray: replicas on Ray Serve, which has to be "
-        "installed.",
+        description="uvicorn: processes of this machine, see workers; ray: replicas on Ray Serve, "
+        "which has to be installed.",
     )
     replicas: int = Field(default=1, ge=1, description="Replicas on Ray Serve: at least so many.")
     max_replicas: int = Field(

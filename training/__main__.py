@@ -29,6 +29,10 @@ def main(
     stop_at = None if minutes is None else time.time() + 60 * minutes
     try:
         plan = read_recipe(recipe, change or ())
+    except HrposeError as error:  # names the recipe itself
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    try:
         best = train(plan, data or Path(plan.data.root), runs, stop_at)
     except HrposeError as error:
         typer.echo(f"{recipe.name}: {error}", err=True)

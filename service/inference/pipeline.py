@@ -43,18 +43,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long crops waited and computed, in milliseconds: the longest of those run together."""
+    """How long crops that were asked for together took, in milliseconds.
+
+    queue: while some waited and none was computed.  network: while one was computed at least.
+    """
 
     queue: float = 0.0
     network: float = 0.0
 
     @classmethod
     def of(cls, ran: Sequence[Ran]) -> "Timing":
-        """The longest wait and the longest computation."""
-        return cls(
-            max((r.queue_ms for r in ran), default=0.0),
-            max((r.network_ms for r in ran), default=0.0),
-        )
+        """Those of crops that began to wait at once."""
+        over = network = 0.0
+        for begun, took in sorted((r.queue_ms, r.network_ms) for r in ran):
+            network += max(0.0, begun + took - max(begun, over))
+            over = max(over, begun + took)
+        return cls(over - network, network)
 
     def __add__(self, other: "Timing") -> "Timing":
         """One after the other."""

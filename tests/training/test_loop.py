@@ -380,6 +380,10 @@ def test_the_command_line_says_what_is_wrong_in_one_line(data: Path, tmp_path: P
     assert process.returncode == 1
     assert error.startswith("tiny.toml: people.json cannot be read: No such file or directory")
     assert "Traceback" not in error
+    process = run(str(data / "tiny.toml"), "--set", "views.colr=1", "--data", str(data))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.startswith("tiny.toml, views.colr: ")
 
 
 @pytest.mark.slow

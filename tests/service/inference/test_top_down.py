@@ -16,7 +16,7 @@ from heads.spec import BackboneSpec, CenterHead, HeadSpec, NetworkSpec, SimpleHe
 from service.inference.answers import Image, PoseOptions
 from service.inference.batcher import Ran
 from service.inference.job import Job
-from service.inference.pipeline import Pipeline, PoseNetwork
+from service.inference.pipeline import Pipeline, PoseNetwork, Timing
 from service.inference.room import Room
 
 Maps = dict[str, npt.NDArray[np.float32]]
@@ -194,3 +194,20 @@ def test_while_crops_are_run_the_photographs_pixels_are_not_held() -> None:
         assert room.held == 3 * HEIGHT * WIDTH
         pipeline_of(Told(maps_of)).people(photo, PoseOptions((BOX,)), Job())
     assert held == [0]
+
+
+@pytest.mark.parametrize(
+    ("crops", "queue", "network"),
+    [
+        ([], 0.0, 0.0),
+        ([(2.0, 5.0)], 2.0, 5.0),
+        ([(1.0, 4.0), (2.0, 4.0), (5.0, 4.0)], 1.0, 8.0),  # two cores, the third crop is next
+        ([(1.0, 4.0), (7.0, 2.0)], 3.0, 6.0),  # somebody else's crop between them
+        ([(3.0, 9.0), (4.0, 1.0)], 3.0, 9.0),
+    ],
+)
+def test_waiting_and_computing_add_up_to_the_time_that_the_crops_took(
+    crops: list[tuple[float, float]], queue: float, network: float
+) -> None:
+    ran = [Ran({}, queue_ms=begun, network_ms=took) for begun, took in reversed(crops)]
+    assert Timing.of(ran) == Timing(queue, network)
