@@ -21,6 +21,7 @@ from heads.errors import CheckpointError
 from heads.files import write_whole
 from heads.packing import as_half, unpack_all
 from heads.spec import NetworkSpec
+from models.errors import SpecError
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +105,8 @@ def load_network(path: Path) -> "Network":
     spec, state = load_checkpoint(path)
     try:
         network = build(spec)
-    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, of odd sizes
-        raise CheckpointError(f"{path.name} describes a network that cannot be built") from error
+    except SpecError as error:
+        raise CheckpointError(f"{path.name} cannot be built: {error}") from error
     load_strict(network, state, path.name)
     return network.eval()
 

@@ -54,8 +54,8 @@ class HeatmapCodec:
         """Target maps [..., K, h, w] with peaks of height 1, and weights [..., K].
 
         points: [..., K, 2] input pixels.  visibility: [..., K], 0 where not labelled.
-        A point without a label, or so far outside that its Gaussian does not touch the map, gets
-        an empty map and weight 0.
+        A point without a label or a place, or so far outside that its Gaussian does not touch the
+        map, gets an empty map and weight 0.
         """
         points = np.asarray(points, dtype=np.float64)
         if points.shape[-1:] != (2,) or points.shape[:-1] != np.shape(visibility):
@@ -63,7 +63,8 @@ class HeatmapCodec:
                 f"points [..., K, 2] and visibility [..., K] do not fit: "
                 f"{points.shape} and {np.shape(visibility)}"
             )
-        points = np.where(np.asarray(visibility)[..., None] > 0, points, 0.0)  # nan, where unknown
+        known = (np.asarray(visibility) > 0) & np.isfinite(points).all(axis=-1)
+        points = np.where(known[..., None], points, 0.0)
         cells = points / cell_scale(self.input_size, self.heatmap_size, self.alignment)
         # Towards zero, as the official code rounds; the window is laid round this cell.
         nearest = np.trunc(cells + 0.5)
@@ -75,7 +76,7 @@ class HeatmapCodec:
         # The official code counts what misses the map by no more than its first row or column.
         reaches = high >= 0 if self.alignment == "legacy" else high > 0
         touches = ((low < sides) & reaches).all(axis=-1)
-        weights = ((np.asarray(visibility) > 0) & touches).astype(np.float32)
+        weights = (known & touches).astype(np.float32)
 
         peak = nearest if self.alignment == "legacy" and not self.unbiased else cells
         along = []
@@ -125,7 +126,12 @@ class HeatmapCodec:
         h, w = maps.shape[1:]
         inner_x, inner_y = xs.clip(1, max(1, w - 2)), ys.clip(1, max(1, h - 2))
         near = _blurred_neighbourhood(maps, inner_x, inner_y, self.blur_kernel, fade=False)
-        step = _newton_udp(near) + np.stack([inner_x - xs, inner_y - ys], axis=1)
+        differences = close_differences(np.log(near.clip(0.001, 50)))
+        aside = np.stack([inner_x - xs, inner_y - ys], axis=1)
+        step = _newton(*differences) + aside
+        # Of a peak beyond the border only the foot is seen: where that is no longer a hill, Newton
+        # goes to the valley behind it.
+        step[aside.any(axis=1) & ~is_hill(*differences[2:])] = 0
         # On a noisy, nearly flat map Newton's step can be anything; a blur moves a peak by less.
         return np.asarray(step.clip(-FARTHEST_STEP, FARTHEST_STEP))
 
@@ -215,11 +221,6 @@ def _newton_legacy(
     return _newton(*wide_differences(np.log(np.maximum(near, 1e-10)))) * inside[:, None]
 
 
-def _newton_udp(near: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """DARK in its UDP form (mmpose): neighbours one cell away; near [M, 5, 5] round the peak."""
-    return _newton(*close_differences(np.log(near.clip(0.001, 50))))
-
-
 def wide_differences(log: Any) -> tuple[Any, Any, Any, Any, Any]:
     """Derivatives dx, dy, dxx, dyy, dxy at the middle of [M, 5, 5], as published by DARK.
 
@@ -245,6 +246,11 @@ def close_differences(log: Any) -> tuple[Any, Any, Any, Any, Any]:
         below - 2 * middle + above + _EPSILON,
         (log[:, 3, 3] - right - below + 2 * middle - left - above + log[:, 1, 1]) / 2,
     )
+
+
+def is_hill(dxx: Any, dyy: Any, dxy: Any) -> Any:
+    """Where a Hessian is that of a maximum; arrays or tensors [M]."""
+    return (dxx < 0) & (dyy < 0) & (dxx * dyy > dxy * dxy)
 
 
 def _newton(

@@ -13,6 +13,7 @@ from heads.codec import (
     HeatmapCodec,
     close_differences,
     dark_windows,
+    is_hill,
     wide_differences,
 )
 from heads.geometry import cell_scale
@@ -77,8 +78,11 @@ class HeatmapDecoder(nn.Module):
             return step * inside[:, None].to(maps.dtype)
         inner_x, inner_y = xs.clamp(1, max(1, w - 2)), ys.clamp(1, max(1, h - 2))
         near = self._neighbourhood(maps, inner_x, inner_y, fade=False)
-        step = _newton(*close_differences(near.clamp(0.001, 50).log()))
-        step = step + torch.stack([inner_x - xs, inner_y - ys], 1).to(maps.dtype)
+        differences = close_differences(near.clamp(0.001, 50).log())
+        aside = torch.stack([inner_x - xs, inner_y - ys], 1)
+        lost = (aside != 0).any(1) & ~is_hill(*differences[2:])
+        step = _newton(*differences) + aside.to(maps.dtype)
+        step = torch.where(lost[:, None], torch.zeros_like(step), step)
         return step.clamp(-FARTHEST_STEP, FARTHEST_STEP)
 
     def _neighbourhood(self, maps: Tensor, xs: Tensor, ys: Tensor, *, fade: bool) -> Tensor:

@@ -128,9 +128,12 @@ def padded_box(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centre (x, y) and size (width, height) of a box widened to `aspect` = width / height.
 
-    The shorter side grows, never the longer one shrinks; then both grow by `padding`.
+    The shorter side grows, never the longer one shrinks; then both grow by `padding`. Raises
+    ShapeError for a box that has neither width nor height.
     """
     left, top, width, height = (float(value) for value in box_xywh)
+    if not max(width, height) > 0:
+        raise ShapeError(f"a box without width and height has no crop: {list(box_xywh)}")
     center = (left + width / 2, top + height / 2)
     if width > aspect * height:
         height = width / aspect

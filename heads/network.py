@@ -54,8 +54,17 @@ class Network(nn.Module):
 def build(spec: specs.NetworkSpec) -> Network:
     """The network that a spec describes, with fresh weights.
 
-    Raises SpecError where head and backbone do not fit, naming what the head needs.
+    Raises SpecError where head and backbone do not fit, naming what the head needs, and where a
+    number in it makes no network.
     """
+    try:
+        return _built(spec)
+    except (RuntimeError, MemoryError, TypeError, ArithmeticError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise SpecError(f"{spec.name}: no network has such sizes ({reason})") from error
+
+
+def _built(spec: specs.NetworkSpec) -> Network:
     backbone = _backbone(spec)
     form = _form(spec, backbone)
     offered = backbone.specs if form is None else form.specs
@@ -100,6 +109,8 @@ def _backbone(spec: specs.NetworkSpec) -> Backbone:
             options = dict(known.classification_options) | options
         elif spec.task == "segment":
             options = dict(known.segmentation_options) | options
+        if options.get("padding") == "valid" and spec.task != "classify":
+            raise SpecError("padding 'valid' shrinks maps, so that places in them are not known")
         return create_backbone(spec.backbone.name, strides=needed, **options)
     except TypeError as error:  # an option of another kind: text for a number
         raise SpecError(f"{spec.backbone.name} cannot be built with {options}: {error}") from error

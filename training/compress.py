@@ -51,15 +51,21 @@ def low_rank(rank: int) -> Pack:
 
 
 def clusters(count: int) -> Pack:
-    """Each weight's entries moved to the nearest of `count` values (k-means in one dimension)."""
+    """Each weight's entries moved to the nearest of `count` values (k-means in one dimension).
+
+    A weight of so few entries that the values take more than they save is left as it is.
+    """
     if not 2 <= count <= 256:
         raise SpecError(f"clusters number 2 to 256; got {count}")
 
-    def pack(weight: Tensor) -> dict[str, Array]:
+    def pack(weight: Tensor) -> dict[str, Array] | None:
         entries = weight.numpy().astype(np.float32)
-        values = _k_means(entries.ravel(), count)
+        values = np.unique(entries)
+        if len(values) > count:  # else it is clustered already
+            values = _k_means(entries.ravel(), count)
         codes = _nearest(entries.ravel(), values).reshape(entries.shape)
-        return pack_clusters(codes.astype(np.uint8), values)
+        parts = pack_clusters(codes.astype(np.uint8), values)
+        return parts if sum(p.nbytes for p in parts.values()) < 2 * weight.numel() else None
 
     return pack
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heads.codec import HeatmapCodec, Refine
-from heads.geometry import Alignment, Crop, flip_heatmaps
+from heads.geometry import Alignment, Crop, cell_scale, flip_heatmaps
 from heads.skeleton import COCO_17
 from models.errors import ShapeError
 
@@ -225,3 +225,42 @@ def test_flip_test_and_decoding_together_are_the_official_evaluation(
             box = (center[0] - width / 2, center[1] - height / 2, width, height)
             crop = Crop.around(box, (4 * h, 4 * w), alignment="legacy", padding=1.0)
             np.testing.assert_allclose(crop.to_image(found), expected, atol=1e-3)
+
+
+def feet(codec: HeatmapCodec, floor: float) -> Any:
+    """Maps [N, 1, h, w] of which the peak lies 3 cells beyond one side, over a floor."""
+    h, w = codec.heatmap_size
+    x, y = np.arange(w), np.arange(h)[:, None]
+    at = ((-3, 30), (w + 2, 30), (20, -3), (20, h + 2))
+    return np.stack([np.exp(-((x - i) ** 2 + (y - j) ** 2) / 8) + floor for i, j in at])[:, None]
+
+
+@pytest.mark.parametrize(
+    ("floor", "cells"),
+    [
+        (0.0, [(-3, 30), (50, 30), (20, -3), (20, 66)]),
+        (0.03, [(0, 30), (47, 30), (20, 0), (20, 63)]),  # the foot of a hill over a floor: no hill
+    ],
+)
+def test_a_peak_beyond_the_border_is_not_taken_into_the_map(
+    floor: float, cells: list[tuple[int, int]]
+) -> None:
+    codec = HeatmapCodec((256, 192), (64, 48))
+    points, _ = codec.decode(feet(codec, floor))
+    found = points[:, 0] / cell_scale(codec.input_size, codec.heatmap_size, codec.alignment)
+    np.testing.assert_allclose(found, cells, atol=0.01)
+
+
+def test_a_single_high_cell_in_a_corner_stays_there() -> None:
+    codec = HeatmapCodec((64, 64), (16, 16))
+    maps = np.zeros((2, 1, 16, 16), np.float32)
+    maps[0, 0, 0, 0] = maps[1, 0, 15, 15] = 1
+    points, _ = codec.decode(maps)
+    np.testing.assert_allclose(points[:, 0], [(0, 0), (63, 63)])
+
+
+def test_a_labelled_point_without_a_place_has_an_empty_map() -> None:
+    codec = HeatmapCodec((64, 64), (16, 16))
+    maps, weights = codec.encode(np.array([[np.nan, 5.0], [np.inf, 5.0]]), np.ones(2))
+    assert not maps.any()
+    assert not weights.any()

@@ -75,3 +75,13 @@ def test_the_module_works_where_its_maps_are(refine: Refine) -> None:
     codec = HeatmapCodec((64, 48), (16, 12), refine=refine)
     maps = torch.empty((2, 17, 16, 12), device="meta")
     assert HeatmapDecoder(codec).to("meta")(maps).device.type == "meta"
+
+
+def test_the_module_leaves_the_foot_of_a_peak_beyond_the_border_as_the_codec() -> None:
+    codec = HeatmapCodec((256, 192), (64, 48))
+    x, y = np.arange(48), np.arange(64)[:, None]
+    floors = np.array([0.0, 0.03, 0.1], np.float32)[:, None, None]
+    maps = (np.exp(-((x + 3) ** 2 + (y - 30) ** 2) / 8) + floors).astype(np.float32)[:, None]
+    points, _ = codec.decode(maps)
+    found = HeatmapDecoder(codec)(torch.from_numpy(maps)).numpy()
+    np.testing.assert_allclose(found[..., :2], points, atol=0.01)

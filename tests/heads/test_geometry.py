@@ -169,3 +169,9 @@ def test_a_box_is_cut_to_the_image() -> None:
 def test_points_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\[\.\.\., 2\].*\(4, 3\)"):
         transform(np.zeros((4, 3)), np.eye(2, 3))
+
+
+def test_a_box_without_width_and_height_has_no_crop() -> None:
+    with pytest.raises(ShapeError, match="a box without width and height"):
+        Crop.around((5, 5, 0, 0), (64, 48))
+    assert Crop.around((5, 5, 0, 10), (64, 48)).scale > 0

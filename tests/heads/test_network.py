@@ -159,3 +159,27 @@ def test_an_option_of_another_kind_is_refused_in_words() -> None:
 def test_a_blur_without_a_middle_is_refused() -> None:
     with pytest.raises(ValidationError, match="a blur's side is odd; got 10"):
         CodecSpec(blur_kernel=10)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1+simple", "inception_v3+segment"])
+def test_maps_that_shrink_are_for_classes_only(name: str) -> None:
+    spec = default_spec(name)
+    backbone = spec.backbone.model_copy(update={"options": {"padding": "valid"}})
+    with pytest.raises(SpecError, match="padding 'valid' shrinks maps"):
+        build(spec.model_copy(update={"backbone": backbone}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilenet_v2", {"last_channels": -5, "head_conv": True}),
+        ("mobilenet_v2", {"width_multiplier": 1e308}),
+        ("shufflenet_v1_g8", {"width_multiplier": 1e308}),
+        ("mobilenet_v2", {"width_multiplier": "1"}),
+    ],
+)
+def test_numbers_that_make_no_network_are_refused(name: str, options: dict[str, Any]) -> None:
+    spec = default_spec(f"{name}+classify")
+    backbone = spec.backbone.model_copy(update={"options": options})
+    with pytest.raises(SpecError):
+        build(spec.model_copy(update={"backbone": backbone}))

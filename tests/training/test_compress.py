@@ -119,3 +119,14 @@ def test_values_too_large_for_half_precision_stay(network: Network, tmp_path: Pa
     network.state_dict()[name].fill_(1e5)
     save_packed(tmp_path / "x.safetensors", network, eight_bits)
     assert (load_network(tmp_path / "x.safetensors").state_dict()[name] == 1e5).all()
+
+
+def test_clusters_leave_small_weights_and_do_not_move_what_is_clustered() -> None:
+    weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+    parts = clusters(16)(weight)
+    assert parts is not None
+    again = clusters(16)(torch.from_numpy(parts["cluster|values"][parts["cluster|codes"]]))
+    assert again is not None
+    np.testing.assert_array_equal(again["cluster|values"], parts["cluster|values"])
+    np.testing.assert_array_equal(again["cluster|codes"], parts["cluster|codes"])
+    assert clusters(256)(weight[:16, :1]) is None
