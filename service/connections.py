@@ -7,6 +7,7 @@ its answer. Here all have bounds, without a thread or a task a connection: timer
 import asyncio
 import json
 import re
+import time
 from dataclasses import dataclass
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -77,6 +78,7 @@ class PatientProtocol(HttpToolsProtocol):
     _before = b"\n"
     _held = b""
     _head_bytes = 0
+    _idle_since = 0.0
     _cycles: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -153,12 +155,14 @@ class PatientProtocol(HttpToolsProtocol):
         if not self._is_at_work and not self.transport.is_closing():
             # Answered before the body was whole, which has stopped uvicorn's timer since.
             self._unset_keepalive_if_required()
+            self._idle_since = time.monotonic()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def on_response_complete(self) -> None:
         """An answer was written, though perhaps not yet taken, nor the question whole."""
+        self._idle_since = time.monotonic()
         super().on_response_complete()
         self._watch_reader()
         if self._is_in_reserve:
@@ -198,12 +202,12 @@ class PatientProtocol(HttpToolsProtocol):
             return 0
         others = [c for c in self.connections if isinstance(c, PatientProtocol)]
         idle = [
-            (c.timeout_keep_alive_task.when(), c)
+            c
             for c in others
             if c.timeout_keep_alive_task is not None and not c.transport.is_closing()
         ]
-        if idle:
-            min(idle, key=lambda pair: pair[0])[1]._close()
+        if idle:  # by a clock of our own: in the event loop's all of a millisecond are alike
+            min(idle, key=lambda c: c._idle_since)._close()
         return beyond - sum(c.transport.is_closing() for c in others)
 
     def _wait_for_head(self) -> None:
