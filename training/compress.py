@@ -64,8 +64,7 @@ def clusters(count: int) -> Pack:
         if len(values) > count:  # else it is clustered already
             values = _k_means(entries.ravel(), count)
         codes = _nearest(entries.ravel(), values).reshape(entries.shape)
-        parts = pack_clusters(codes.astype(np.uint8), values)
-        return parts if sum(p.nbytes for p in parts.values()) < 2 * weight.numel() else None
+        return _if_smaller(pack_clusters(codes.astype(np.uint8), values), weight)
 
     return pack
 
@@ -80,8 +79,12 @@ def eight_bits(weight: Tensor) -> dict[str, Array]:
 
 def sparse(weight: Tensor) -> dict[str, Array] | None:
     """The entries that pruning left; None where it left too many for a mask to pay."""
-    parts = pack_sparse(weight.numpy())
-    return parts if sum(p.nbytes for p in parts.values()) < 2 * weight.numel() else None
+    return _if_smaller(pack_sparse(weight.numpy()), weight)
+
+
+def _if_smaller(parts: dict[str, Array], weight: Tensor) -> dict[str, Array] | None:
+    """The parts, where they take less than the weight as float16."""
+    return parts if sum(part.nbytes for part in parts.values()) < 2 * weight.numel() else None
 
 
 def prune_smallest(network: nn.Module, share: float) -> None:
