@@ -119,7 +119,7 @@ class Networks:
         Raises what loading raises, and Conflict for a network of another task; the old one stays.
         """
         with self._one_at_a_time(name), named_loading(name):
-            old = self._live.get(name)
+            old = self._find(name)
             if old is not None and not force and old.stamp == self._stamp(name):
                 return "unchanged"
             new = self._make(name, old is None or old.whole)
@@ -155,8 +155,8 @@ class Networks:
         with self._changed:
             return dict(self._live)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._live
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
 
     def counters(self) -> dict[str, BatchCounters]:
         """What has been done under each name, by the networks of before as well."""
@@ -195,7 +195,7 @@ class Networks:
         fault: BaseException | None = None
         try:
             with self._one_at_a_time(name):
-                old = self._live.get(name)
+                old = self._find(name)
                 if old is None or (whole and not old.whole):
                     leaving = self._put(name, self._make(name, whole))
         except BaseException as error:  # the top of a thread: it is raised where it is waited for
@@ -223,6 +223,10 @@ class Networks:
                 turn.wanted -= 1
                 if not turn.wanted:
                     del self._turns[name]
+
+    def _find(self, name: str) -> Live | None:
+        with self._changed:  # without it, one that is being moved to the end is not there
+            return self._live.get(name)
 
     def _enter(self, name: str, whole: bool) -> Live | None:
         with self._changed:

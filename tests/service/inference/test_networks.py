@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,29 @@ def test_the_one_not_asked_for_longest_makes_room(making: Making) -> None:
         "first": 1, "a": 2, "b": 1, "c": 1, "d": 1
     }  # fmt: skip
     networks.close()
+
+
+def test_what_is_loaded_is_never_missed_while_it_is_asked_for(networks: Networks) -> None:
+    for name in ("x", "y"):
+        ask(networks, name=name)
+
+    def use() -> None:
+        for _ in range(20000):
+            for name in ("x", "y"):
+                with networks.lease(name):
+                    pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            users = [threads.submit(use) for _ in range(2)]
+            while not all(user.done() for user in users):
+                assert all("x" in networks for _ in range(100))
+    finally:
+        sys.setswitchinterval(before)
+    for user in users:
+        user.result()
 
 
 def test_who_wants_more_than_boxes_gets_the_whole_network_in_its_place(
