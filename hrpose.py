@@ -40,6 +40,7 @@ from heads.spec import NetworkSpec
 from models.errors import HrposeError
 from models.extras import explained
 from models.memory import keep_freed
+from models.threads import let_waiting_threads_sleep
 from service.inference.estimator import Estimator, load
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def main() -> None:
     """Runs the command; an error that hrpose raises on purpose is one line, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    let_waiting_threads_sleep()
     if sys.argv[1:2] != ["serve"]:  # which has its own way with memory
         keep_freed()
     try:

@@ -42,7 +42,8 @@ def classify(
         answers.append({"image": str(path), "classes": classes})
 
     all_read = look_at(files, look)
-    out.print(table, highlight=False)
+    if answers:
+        out.print(table, highlight=False)
     write_json(json_file, {"model": estimator.spec.name, "photos": answers})
     if not all_read:
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """`hrpose compress`: a smaller file of the same network, and what that costs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from commands.console import (
     JsonOption,
+    Refused,
     can_be_written,
     files_of,
     out,
@@ -14,7 +16,8 @@ from commands.console import (
     write_json,
 )
 from commands.evaluate import answers, boxes_used
-from heads.image import photographs, read_image
+from heads.image import read_image
+from heads.photo import read_photo
 from heads.spec import NetworkSpec
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.estimator import load
@@ -40,7 +43,8 @@ def compress(
         Path | None, typer.Option(help="COCO annotations: measures a pose network's AP.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photographs: their folder, or what a classifier is shown.")
+        Path | None,
+        typer.Option(help="Folder of the photographs, or of what a classifier is shown."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -67,8 +71,7 @@ def compress(
 
         truth = load_annotations(annotations)
     original, packed = load_network(source), load_network(source)
-    if images is not None and original.spec.task == "classify":
-        files_of([images])  # Refused before there is work to lose
+    photos = _photographs(original.spec, images, truth)  # before there is work to lose
     if prune is not None:
         methods.prune_smallest(packed, prune)
     pack = (
@@ -85,7 +88,7 @@ def compress(
         "bytes_float32": before,
         "bytes": after,
     }
-    row |= _score_change(network, out_file, original.spec, truth, images)
+    row |= _score_change(network, out_file, original.spec, truth, images, photos)
     out.print(
         f"{row['network']}, {row['method']}: {before / 1e6:.2f} MB as float32 -> {after / 1e6:.2f} "
         f"MB ({before / after:.1f}x smaller). {row['score']}",
@@ -98,8 +101,29 @@ def _bytes_as_float32(network: "torch.nn.Module") -> int:
     return sum(4 * tensor.numel() for tensor in network.state_dict().values())
 
 
+def _photographs(spec: NetworkSpec, images: Path | None, truth: "Annotations | None") -> list[Path]:
+    """What a classifier is shown; Refused, or ImageError, where nothing can be measured so."""
+    if spec.task == "segment" and truth is not None:
+        raise Refused(f"{spec.name} is a segment network; keypoints do not measure it")
+    if images is None:
+        return []
+    if spec.task != "classify":
+        if not images.is_dir():
+            raise Refused(f"{images} is no folder of photographs")
+        return []
+    files = files_of([images])
+    for path in files:
+        read_photo(path)
+    return files
+
+
 def _score_change(
-    before: str, after: Path, spec: NetworkSpec, truth: "Annotations | None", images: Path | None
+    before: str,
+    after: Path,
+    spec: NetworkSpec,
+    truth: "Annotations | None",
+    images: Path | None,
+    photos: Sequence[Path],
 ) -> dict[str, Any]:
     """What packing changed, measured; says so where nothing was given to measure it on."""
     if images is None or (spec.task != "classify" and truth is None):
@@ -108,8 +132,10 @@ def _score_change(
         }
     if spec.task == "classify":
         old, new = load(before), load(after)
-        photos = [read_image(path) for path in photographs(images)]
-        same = sum(old.classify(p, 1)[0].index == new.classify(p, 1)[0].index for p in photos)
+        same = sum(
+            old.classify(image, 1)[0].index == new.classify(image, 1)[0].index
+            for image in map(read_image, photos)
+        )
         return {
             "photos": len(photos),
             "same_top1": same,

@@ -155,9 +155,3 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError as error:
         raise typer.BadParameter(f"{text} is not HEIGHTxWIDTH") from error
     return height, width
-
-
-def let_waiting_threads_sleep() -> None:
-    """To be called before torch loads: OpenMP threads that wait by spinning starve the others."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")

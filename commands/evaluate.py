@@ -119,7 +119,15 @@ def answers(
     estimator: Estimator, truth: "Annotations", images: Path, boxes: str, flip_test: bool
 ) -> "list[Result]":
     """What an estimator answers to every annotated photograph, shown as it goes."""
+    from training.errors import AnnotationError
     from training.evaluate import BoxesFrom, predict_all
+
+    annotated, answered = truth.skeleton.keypoints, estimator.spec.skeleton.keypoints
+    if estimator.spec.task in ("pose", "people") and len(annotated) != len(answered):
+        raise AnnotationError(
+            f"{truth.name} has {len(annotated)} keypoints, {estimator.spec.name} finds "
+            f"{len(answered)}; --model names a network of the same ones"
+        )
 
     def predict_one(photo: Photo, given: Sequence[Box] | None) -> list[Person]:
         return estimator.predict(photo, given, threshold=0.0, flip_test=flip_test)

@@ -1,5 +1,6 @@
 """`hrpose export`: a network as a file for ONNX or OpenVINO, held against torch."""
 
+import contextlib
 import dataclasses
 import re
 import tempfile
@@ -11,11 +12,19 @@ import typer
 from rich.table import Table
 
 from commands.console import JsonOption, can_be_folder, out, spare_inputs, write_json
+from heads.photo import read_photo
 from models.errors import HrposeError
+from service.errors import RuntimeMissing
 from service.inference.catalogue import DEFAULT, resolve_default
 from service.inference.decoding import measure_decoded
 from service.inference.parity import SURE, Parity, measure
-from service.inference.runtime import OnnxRuntime, OpenVinoRuntime, Runtime, to_openvino
+from service.inference.runtime import (
+    OnnxRuntime,
+    OpenVinoRuntime,
+    Runtime,
+    has_bfloat16,
+    to_openvino,
+)
 
 if TYPE_CHECKING:
     from heads.network import Network
@@ -50,6 +59,8 @@ def export(
     from heads.load import load
 
     spare_inputs([name, *(photo or [])], json_file)
+    for path in photo or []:
+        read_photo(path)  # before there is work to lose
     network = load(resolve_default() if name == DEFAULT else name)
     if decode:
         if form != "onnx":
@@ -111,10 +122,10 @@ def _export_decoded(
 
 def _runtimes(file: Path) -> list[Runtime]:
     """Whatever is installed here and reads the file."""
-    makers: list[Callable[[], Runtime]] = [
-        lambda: OpenVinoRuntime(file, precision="exact"),
-        lambda: OpenVinoRuntime(file, precision="fast"),
-    ]
+    makers: list[Callable[[], Runtime]] = [lambda: OpenVinoRuntime(file, precision="exact")]
+    with contextlib.suppress(RuntimeMissing):  # which the first of them says
+        if has_bfloat16():
+            makers.append(lambda: OpenVinoRuntime(file, precision="fast"))
     if file.suffix == ".onnx":
         makers.insert(0, lambda: OnnxRuntime(file))
     found: list[Runtime] = []

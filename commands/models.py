@@ -33,7 +33,7 @@ def list_models(
     if not every:
         out.print(
             "Also any <backbone>+<head>: a checkpoint of it, or random weights where the server "
-            "allows them; --all lists them.",
+            "allows them; `hrpose models --all` lists them.",
             highlight=False,
         )
     write_json(json_file, {"models": [_info_json(info) for info in infos]})
@@ -93,7 +93,7 @@ def weights_verify(
         list[str] | None, typer.Argument(help="All that are here if left out.")
     ] = None,
 ) -> None:
-    """Check the hashes of weights on this machine."""
+    """Check the hashes of weights; fails for one that is damaged, or named and not here."""
     from heads import zoo
 
     statuses = {name: zoo.verify(name) for name in names or zoo.names()}
@@ -101,5 +101,5 @@ def weights_verify(
         statuses = {name: status for name, status in statuses.items() if status != "missing"}
     for name, status in statuses.items():
         out.print(f"{name}: {status}", highlight=False)
-    if any(status == "damaged" for status in statuses.values()):
+    if {"damaged", "missing"} & set(statuses.values()):
         raise typer.Exit(1)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from models.profile import LayerProfile, Profile
 
 POSE_INPUT = (256, 192)
+FILES = (".safetensors", ".onnx", ".pth", ".pt", ".tar")
+"""Endings that no backbone's name has."""
+
 MEASURED_S = 1.0
 """A network runs at least so long, and five times, before its median time is told."""
 
@@ -46,7 +49,7 @@ def profile(
     spare_inputs([name], json_file)
     if name == DEFAULT and head is None:
         name = resolve_default()
-    network = name if head is None else f"{name}+{usual_head(name, head)}"
+    network = name if head is None else f"{name}+{_head_for(name, head)}"
     module, usual_size, weights = _network(network)
     size = usual_size if input_size is None else parse_size(input_size)
     costs = measure(module, size)
@@ -76,13 +79,23 @@ def _network(name: str) -> "tuple[nn.Module, Size, str]":
     from heads.spec import default_spec
     from models.backbone import create_backbone, list_backbones
 
-    if "+" in name and not Path(name).is_file():
+    file = Path(name).is_file() or Path(name).suffix in FILES
+    if "+" in name and not file:
         spec = default_spec(name)
         return build(spec), spec.input_size, "random"
-    if not Path(name).is_file() and (name in list_backbones() or name not in zoo.names()):
+    if not file and (name in list_backbones() or name not in zoo.names()):
         return create_backbone(name), POSE_INPUT, "random"
     network = load(name)
     return network, network.spec.input_size, "its own"
+
+
+def _head_for(name: str, task: str) -> str:
+    from heads import zoo
+    from models.backbone import list_backbones
+
+    if name in zoo.names() and name not in list_backbones():
+        raise typer.BadParameter(f"{name} has a head of its own", param_hint="--head")
+    return usual_head(name, task)
 
 
 def usual_head(backbone: str, task: str) -> str:

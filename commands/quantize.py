@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from commands.console import DetectorOption, can_be_written, out
+from commands.console import DetectorOption, can_be_written, files_of, out
 from heads.errors import ImageError
 from heads.image import Image, photographs, read_image
 from service.inference.engine import DEFAULT_DETECTOR
@@ -27,7 +27,9 @@ def quantize(
     photos: Annotated[
         Path,
         typer.Option(
-            help="Folder of photographs like those to be served.", exists=True, file_okay=False
+            help="Folder of photographs like those to be served; 16 crops at least.",
+            exists=True,
+            file_okay=False,
         ),
     ],
     target: Annotated[
@@ -47,6 +49,7 @@ def quantize(
 
     if target.suffix != ".onnx":
         raise typer.BadParameter(f"{target} should end in .onnx", param_hint="--out")
+    files_of([photos])  # Refused before there is work to lose
     network = load(resolve_default() if name == DEFAULT else name)
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder) / "exact.onnx"

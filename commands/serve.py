@@ -7,12 +7,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from commands.console import let_waiting_threads_sleep
-
 
 def _serve(**settings: Any) -> None:
     """Start the server: POST /pose, /detect, /classify, /segment; a page at /."""
-    let_waiting_threads_sleep()
     from heads.validation import reason_of
     from service.app import run
     from service.settings import Settings

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import let_waiting_threads_sleep, out
+from commands.console import out
 
 NOT_YET = "stopped before an epoch was done; the same command goes on"
 
@@ -21,13 +21,14 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="a.b=c: another value for a key.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Save and end after so long.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Save and end after so long.")
+    ] = None,
 ) -> None:
     """Train as a recipe says; the same command goes on with an interrupted run.
 
     Several GPUs: torchrun --nproc-per-node N -m training RECIPE, with the same options.
     """
-    let_waiting_threads_sleep()
     from training.loop import train as run
     from training.recipe import read_recipe
 

@@ -11,6 +11,7 @@ from heads.codec import Refine
 from heads.errors import CheckpointError, WeightsMissing
 from heads.geometry import Size
 from heads.network import Network, build
+from heads.onnx_file import check_form
 from heads.spec import (
     INPUT_MULTIPLE,
     CodecSpec,
@@ -40,6 +41,12 @@ def load(
         return load_public(path, spec_of_public(path.name, network))
     if path.suffix == ".safetensors":
         return load_network(path)
+    check_form(path)
+    if path.suffix == ".onnx" and path.is_file():
+        raise CheckpointError(
+            f"{path.name} is an exported network, which cannot be made a torch module again; take "
+            "the name or checkpoint that it was exported from"
+        )
     if path.suffix in (".pth", ".pt", ".tar"):
         raise CheckpointError(
             f"{path.name} does not say what network it holds: pass network='<backbone>+<head>'"
@@ -50,7 +57,15 @@ def load(
 
 def _load_entry(entry: zoo.ZooEntry) -> Network:
     path = zoo.locate(entry.name)
-    return load_network(path) if entry.embedded else load_public(path, public_spec(entry))
+    if entry.embedded:
+        return load_network(path)
+    try:
+        return load_public(path, public_spec(entry))
+    except WeightsError as error:
+        if zoo.verify(entry.name) != "damaged":
+            raise
+        command = f"hrpose weights get {entry.name}"
+        raise WeightsError(f"{path} is damaged; `{command}` downloads it anew") from error
 
 
 def _load_form(network: str, allow_random: bool) -> Network:

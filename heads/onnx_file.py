@@ -62,6 +62,15 @@ def add_tensors(graph: bytes, tensors: Mapping[str, npt.NDArray[np.float32]]) ->
     return b"".join(parts)
 
 
+def check_form(path: Path) -> None:
+    """CheckpointError for what `hrpose export` writes for OpenVINO's own tools."""
+    if path.suffix in (".xml", ".bin") and path.is_file():
+        raise CheckpointError(
+            f"{path.name} does not say what network it holds; take what `hrpose export --format "
+            "onnx` writes, which OpenVINO runs as well"
+        )
+
+
 def read_onnx_spec(path: Path) -> NetworkSpec:
     """The spec of a whole and undamaged ONNX file of ours.
 
@@ -75,7 +84,7 @@ def read_onnx_spec(path: Path) -> NetworkSpec:
     if file[end - len(_HASH_START) : end] != _HASH_START:
         raise CheckpointError(
             f"{path.name} is damaged, truncated or no export of hrpose; make one: "
-            "hrpose export NAME --format onnx"
+            "hrpose export NAME --format onnx (without --decode, whose file is for elsewhere)"
         )
     if hashlib.sha256(file[:-_HASH_LENGTH]).hexdigest().encode() != file[end:]:
         raise CheckpointError(f"{path.name} is damaged: its hash does not fit")

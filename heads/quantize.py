@@ -35,6 +35,7 @@ def quantize_onnx(file: Path, samples: Sequence[npt.NDArray[np.uint8]], target: 
     with explained():
         import nncf
         import onnx
+        from nncf.quantization.advanced_parameters import QuantizationParameters
 
     spec = read_onnx_spec(file)
     small = nncf.quantize(
@@ -42,6 +43,10 @@ def quantize_onnx(file: Path, samples: Sequence[npt.NDArray[np.uint8]], target: 
         nncf.Dataset([{INPUT: sample[None]} for sample in samples]),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
+        # nncf gives depthwise convolutions a range a channel, which ONNX Runtime cannot run.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_quantization_params=QuantizationParameters(per_channel=False)
+        ),
     )
     del small.metadata_props[:]  # the spec and the hash of the original
     provenance = spec.provenance.model_copy(update={"scores": {}})

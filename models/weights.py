@@ -529,4 +529,5 @@ def _some(names: Iterable[str], limit: int = 8) -> str:
 def _first_line(error: BaseException) -> str:
     """Of the message, at most 200 characters: torch adds pages of advice and a path."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    said = lines[0][:200] if lines else ""
+    return said if " " in said else type(error).__name__  # a KeyError's key says nothing

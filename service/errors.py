@@ -62,14 +62,17 @@ class Conflict(ServiceError):
 
 
 class RuntimeMissing(ServiceError):
-    """`package` is not installed; the message says how to get it."""
+    """`package` is not installed; the message says how to get it.
 
-    def __init__(self, package: str, runtime: str) -> None:
+    runtime: what needs it, and the extra that brings it.  what: in words, where it is no runtime.
+    """
+
+    def __init__(self, package: str, runtime: str, what: str = "") -> None:
         self.package = package
         self.runtime = runtime
         self.command = install(runtime)
         super().__init__(
-            f"runtime {runtime} needs the package {package}, which is not installed; "
+            f"{what or f'runtime {runtime}'} needs the package {package}, which is not installed; "
             f"run in hrpose's folder: {self.command}"
         )
 

@@ -74,8 +74,8 @@ class Supervisor:
         with _meeting_folder() as self._folder:
             try:
                 with listen(self._settings) as listening:
-                    address = listening.getsockname()
-                    log.info("%d processes serve %s", self._settings.workers, address)
+                    host, port = listening.getsockname()[:2]
+                    log.info("%d processes serve %s:%d", self._settings.workers, host, port)
                     for number in (signal.SIGTERM, signal.SIGINT):
                         signal.signal(number, self._told_to_stop)
                     for worker in range(self._settings.workers):

@@ -63,7 +63,7 @@ class Tracer:
 
 
 def create_tracer(endpoint: str, version: str) -> Tracer | None:
-    """The tracer that sends to an endpoint; None, and nothing is imported, without one.
+    """The tracer that sends to an endpoint; None, and nothing is imported here, without one.
 
     Sending is done by a thread of its own; what cannot be sent is dropped. Raises RuntimeMissing
     where the extra is not installed.
@@ -71,7 +71,7 @@ def create_tracer(endpoint: str, version: str) -> Tracer | None:
     if not endpoint:
         return None
     if importlib.util.find_spec("opentelemetry") is None or not _installed():
-        raise RuntimeMissing("opentelemetry-sdk", "otel")
+        raise RuntimeMissing("opentelemetry-sdk", "otel", "otel_endpoint")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

@@ -1,6 +1,7 @@
 """The front door: the Python names others build on, and the command."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import hrpose
 from commands import pages
 from commands.console import Refused, write_json
+from heads import zoo
 from heads.checkpoint import load_checkpoint, save_checkpoint
 from heads.errors import CheckpointError, WeightsMissing
 from heads.image import decode_image, encode_image
@@ -21,7 +23,7 @@ from heads.network import build
 from heads.spec import default_spec
 from heads.zoo import locate
 from models import list_backbones
-from models.errors import HrposeError, ShapeError, SpecError, UnknownName
+from models.errors import HrposeError, ShapeError, SpecError, UnknownName, WeightsError
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.conftest import ROOT
@@ -239,6 +241,98 @@ def test_compress_writes_over_no_network_and_reads_the_annotations_first(tmp_pat
         assert said in f"{result.exception} {result.output}"
     assert own.read_bytes() == before
     assert list(tmp_path.iterdir()) == [own]
+
+
+@pytest.mark.parametrize(
+    ("form", "given", "said"),
+    [
+        ("squeezenet1_1+classify", ["--images", "nowhere"], "nowhere cannot be read"),
+        ("squeezenet1_1+classify", ["--images", str(ROOT / "README.md")], "not an image"),
+        ("squeezenet1_1+classify", ["--images", "EMPTY"], "holds no photograph"),
+        ("mobilenet_v2+simple", ["--images", "nowhere"], "no folder of photographs"),
+        ("mobilenet_v2+segment", ["--images", ".", "--annotations", "TRUTH"], "do not measure it"),
+    ],
+)
+def test_compress_refuses_what_it_cannot_be_measured_by_first(
+    form: str, given: list[str], said: str, tmp_path: Path
+) -> None:
+    spec = default_spec(form, input_size=(64, 64))
+    save_checkpoint(tmp_path / "own.safetensors", spec, build(spec).state_dict())
+    (tmp_path / "empty").mkdir()
+    names = list(hrpose.COCO_17.keypoints)
+    category = {"id": 1, "name": "person", "keypoints": names}
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"images": [], "annotations": [], "categories": [category]}))
+    paths = {"EMPTY": str(tmp_path / "empty"), "TRUTH": str(truth)}
+    out = tmp_path / "small.safetensors"
+    asked = ["compress", str(tmp_path / "own.safetensors"), "--int8", "--out", str(out)]
+    result = CliRunner().invoke(hrpose.app, [*asked, *(paths.get(word, word) for word in given)])
+    assert isinstance(result.exception, HrposeError)
+    assert said in str(result.exception)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["profile", "nofile.safetensors"], "nofile.safetensors"),
+        (["profile", "mobilenet_v2_heatmap", "--head", "classify"], "has a head of its own"),
+        (["export", "hrnet_w18_small", "--photo", "nope.jpg", "--out", "OUT"], "nope.jpg cannot"),
+        (["quantize", "hrnet_w18_small", "--photos", "EMPTY", "--out", "OUT/q.onnx"], "holds no"),
+        (["predict", str(STREET), "--model", "OUT/x.xml"], "does not say what network"),
+        (["profile", "OUT/x.onnx"], "an exported network"),
+        (
+            ["train", str(ROOT / "recipes/custom.toml"), "--minutes=-1"],
+            "greater than or equal to 0",
+        ),
+        (["weights", "verify", "hrnet_w32"], "hrnet_w32: missing"),
+    ],
+)
+def test_what_cannot_be_done_is_said_first_and_in_its_own_words(
+    asked: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "EMPTY").mkdir()
+    out = tmp_path / "OUT"
+    out.mkdir()
+    for name in ("x.xml", "x.onnx"):
+        (out / name).touch()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(hrpose.app, asked)
+    assert result.exit_code
+    told = " ".join(f"{result.exception} {result.output}".split())
+    assert said in told
+    assert "there is no network called" not in told
+    assert {path.name for path in out.iterdir()} == {"x.xml", "x.onnx"}
+
+
+def test_a_damaged_public_file_is_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRPOSE_CACHE", str(tmp_path))
+    with pytest.raises(WeightsMissing):
+        hrpose.load("hrnet_w32")
+    where = zoo.cache_dir() / zoo.find("hrnet_w32").file
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.write_bytes(b"no weights at all")
+    with pytest.raises(WeightsError, match=r"is damaged; `hrpose weights get hrnet_w32`"):
+        hrpose.load("hrnet_w32")
+
+
+def test_a_runtime_that_there_is_none_of_is_refused() -> None:
+    runtime: Any = "tensorrt"
+    with pytest.raises(InvalidParameter, match="auto, openvino, onnx, torch; got 'tensorrt'"):
+        hrpose.load("default", runtime=runtime)
+
+
+def test_commands_let_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(hrpose, "app", lambda: None)
+    hrpose.main()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["GOMP_SPINCOUNT"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -468,7 +562,7 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
     estimator = hrpose.load("default")
     image = np.ascontiguousarray(decode_image(STREET.read_bytes()))
     people = estimator.predict(image)
-    annotations = [
+    annotations: list[dict[str, Any]] = [
         {
             "id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 17,
             "bbox": list(p.box_xywh), "area": p.box_xywh[2] * p.box_xywh[3] * 0.5,
@@ -503,6 +597,12 @@ def test_evaluate_measures_and_writes_results(tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     own.write_bytes(locate("mobilenet_v2_heatmap").read_bytes())
     run(*common, *wanted, "--model", own, "--boxes", "gt")
+    short = truth | {"categories": [{"id": 1, "name": "person", "keypoints": names[:5]}]}
+    fewer = [a | {"keypoints": a["keypoints"][:15], "num_keypoints": 5} for a in annotations]
+    (tmp_path / "short.json").write_text(json.dumps(short | {"annotations": fewer}))
+    asked = [*common[:1], "--annotations", tmp_path / "short.json", *common[3:], "--model", own]
+    refused = CliRunner().invoke(hrpose.app, [*map(str, asked), "--boxes", "gt"])
+    assert "has 5 keypoints, mobilenet_v2_heatmap finds 17" in str(refused.exception)
     lost = run(*common, "--model", own, "--boxes", tmp_path / "nowhere.json", ok=False)
     assert "there is no file" in lost
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]

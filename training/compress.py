@@ -95,6 +95,8 @@ def prune_smallest(network: nn.Module, share: float) -> None:
     if not 0 < share < 1:
         raise SpecError(f"a share to prune lies between 0 and 1; got {share}")
     for layer in _layers(network):
+        assert isinstance(layer.weight, Tensor)
+        layer.weight.data = layer.weight.data.contiguous()  # torch's pruning takes no other
         prune.l1_unstructured(layer, "weight", amount=share)
         prune.remove(layer, "weight")
 

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -350,11 +351,25 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         hint = f"; write --set '{key}=\"...\"'" * (first["type"] == "string_type")
-        raise RecipeError(f"{path.name}, {key or 'recipe'}: {reason_of(first)}{hint}") from error
+        reason = reason_of(first)
+        if first["type"] == "extra_forbidden":
+            reason = f"there is no such key{_meant(first['loc'])}"
+        raise RecipeError(f"{path.name}, {key or 'recipe'}: {reason}{hint}") from error
     # Before any data is read, and so with classes of nobody's.
     some = recipe.data.classes or ("one", "other")
     recipe.spec(classes=some if recipe.task in ("classify", "segment") else ())
     return recipe
+
+
+def _meant(place: Sequence[int | str]) -> str:
+    """What a key that there is none of may have been meant for, of those of its table."""
+    *tables, key = map(str, place)
+    form: Any = Recipe
+    for name in tables:
+        field = form.model_fields.get(name) if hasattr(form, "model_fields") else None
+        form = None if field is None else field.annotation
+    near = get_close_matches(key, getattr(form, "model_fields", ()), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _apply(content: dict[str, Any], change: str) -> None:

@@ -82,7 +82,9 @@ def write_dataset(
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where people.json and the images go.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Where people.json and the images go.", file_okay=False)
+    ],
     images: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 60,
     people: Annotated[int, typer.Option(min=1, help="People in each.")] = 1,
 ) -> None:

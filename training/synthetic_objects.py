@@ -145,7 +145,9 @@ def _annotation(
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where train.json, val.json and images/ go.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Where train.json, val.json and images/ go.", file_okay=False)
+    ],
     train: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 200,
     val: Annotated[int, typer.Option(min=1, help="Images to measure on.")] = 40,
 ) -> None:

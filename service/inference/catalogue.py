@@ -15,7 +15,7 @@ from typing import Any
 from heads import zoo
 from heads.checkpoint import read_spec
 from heads.errors import CheckpointError, WeightsMissing
-from heads.onnx_file import read_onnx_spec
+from heads.onnx_file import check_form, read_onnx_spec
 from heads.skeleton import Skeleton
 from heads.spec import NetworkSpec, Task, default_spec
 from models.errors import SpecError, UnknownName
@@ -234,6 +234,7 @@ class Catalogue:
         if model == DEFAULT:
             return resolve_default()
         path = Path(model)
+        check_form(path)
         if path.suffix in ENDINGS:
             name = self._specs.of(path).name
             self._files[name] = path

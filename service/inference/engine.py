@@ -141,6 +141,8 @@ class Engine:
         self._decoding = Turns(cores())
         self._room = Room(int(max_pixels_mb * 2**20))
         self._catalogue = Catalogue(model, allow_random, models_dir)
+        if detector != NO_DETECTOR:
+            self._catalogue.name_of(detector)  # one that there is none of is said at once
         self._networks = Networks(
             self._make, self._stamp, most=max_models, kept=(self.default, detector)
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from heads import zoo
 from heads.center_codec import BOX_MAPS
 from heads.errors import CheckpointError, ExportError, WeightsMissing
-from heads.onnx_file import read_onnx_spec
+from heads.onnx_file import check_form, read_onnx_spec
 from heads.spec import NetworkSpec
 from models.extras import install
 from service.errors import InvalidParameter, RuntimeMissing
@@ -89,15 +89,19 @@ def choose(
 ) -> Compute:
     """What is best of what is installed, or what was asked for.
 
-    Raises RuntimeMissing, which says what to install, or InvalidParameter for a device that the
-    runtime does not have.
+    Raises RuntimeMissing, which says what to install, or InvalidParameter for a runtime that there
+    is none of, or a device that it does not have.
     """
     name: RuntimeName
     if runtime == "auto":
         able = (name for name in PACKAGES if not _missing(name))
         name = "torch" if device != "cpu" else next(able, "torch")
-    else:
+    elif runtime in PACKAGES:
         name = runtime
+    else:  # of a caller in Python
+        raise InvalidParameter(
+            "runtime", f"a runtime is auto, {', '.join(PACKAGES)}; got {runtime!r:.40}"
+        )
     for package in _missing(name):
         raise RuntimeMissing(package, name)
     if name == "torch":
@@ -139,6 +143,7 @@ class Loader:
         ExportError where another runtime than torch was asked for and cannot have the network.
         """
         path = Path(source)
+        check_form(path)
         if path.suffix == EXPORTED:
             return self._exported(path, boxes_only)
         if self.compute.runtime == "torch":

@@ -120,9 +120,7 @@ class OpenVinoRuntime:
     ) -> None:
         with _needs("openvino", "openvino"):
             core = openvino_core.core()
-        if precision == "fast" and "BF16" not in core.get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
-        ):
+        if precision == "fast" and not has_bfloat16():
             log.warning("this processor has no bfloat16; %s runs exact", file.name)
             precision = "exact"
         options = {
@@ -212,6 +210,13 @@ def to_openvino(file: Path) -> list[Path]:
         openvino, core = openvino_core.openvino(), openvino_core.core()
     openvino.save_model(core.read_model(file), graph, compress_to_fp16=False)
     return [graph, weights]
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO runs `fast` on this processor; RuntimeMissing where it is not installed."""
+    with _needs("openvino", "openvino"):
+        core = openvino_core.core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from commands.quantize import what_it_sees
 from heads.errors import ExportError
 from heads.export import export_onnx
 from heads.image import photographs, read_image, warp
 from heads.load import load
+from heads.network import build
 from heads.onnx_file import read_onnx_spec
+from heads.spec import default_spec
 from tests.conftest import ROOT
 
 pytest.importorskip("nncf", reason="the package nncf is not installed")
@@ -47,6 +50,25 @@ def test_a_network_is_fitted_to_whole_photographs_where_there_is_no_detector(exa
     near = np.abs(seen[0].astype(int) - warp(read_image(names[0]), whole))
     assert near.shape == (height, width, 3)
     assert near.mean() < 8
+
+
+@pytest.mark.slow
+def test_both_runtimes_run_the_small_file_of_depthwise_convolutions(tmp_path: Path) -> None:
+    """Whose inputs may not have a range a channel for ONNX Runtime."""
+    onnx = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    assert onnx
+    from service.inference.runtime import OnnxRuntime, OpenVinoRuntime
+
+    torch.manual_seed(0)
+    spec = default_spec("shufflenet_v2_x0_5+center", input_size=(64, 64))
+    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
+    export_onnx(build(spec).eval(), whole)
+    given = np.random.default_rng(0).integers(0, 255, (FEWEST, 64, 64, 3), np.uint8)
+    quantize_onnx(whole, list(given), small)
+    for runtime in (OnnxRuntime(small), OpenVinoRuntime(small)):
+        of_small, of_whole = runtime.run(given[:2]), OnnxRuntime(whole).run(given[:2])
+        for name, values in of_whole.items():
+            assert np.corrcoef(of_small[name].ravel(), values.ravel())[0, 1] > 0.9, name
 
 
 @pytest.mark.slow

@@ -77,8 +77,8 @@ class Mirror:
         part = self.body[start:]
         if self.drops:
             part = part[: self.drops.pop(0)]
+        self.sent.append(len(part))  # before the client has it all and looks
         request.wfile.write(part)
-        self.sent.append(len(part))
         if self.stalls:
             self.stalls = False
             self.go_on.wait(10)

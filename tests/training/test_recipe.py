@@ -83,6 +83,19 @@ def test_a_recipe_of_a_windows_editor_begins_with_a_mark(tmp_path: Path) -> None
     assert read_recipe(tmp_path / SMALL.name) == read_recipe(SMALL)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("optimisation.epoch=1", "optimisation.epoch: there is no such key; did you mean epochs"),
+        ("network.head.chanels=1", "there is no such key"),
+        ("xyz=1", "xyz: there is no such key$"),
+    ],
+)
+def test_a_key_that_there_is_none_of_may_be_meant_for_another(change: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read_recipe(SMALL, [change])
+
+
 def test_a_change_keeps_its_type() -> None:
     recipe = read_recipe(
         SMALL,
