@@ -124,7 +124,6 @@ def masks(
     from training.masks import write_masks
 
     named = tuple(part.strip() for part in classes.split(",") if part.strip())
-    out_folder.mkdir(parents=True, exist_ok=True)
     found, count = write_masks(annotations, out_folder, named, force=force)
     out.print(f"{out_folder}: {count} masks", highlight=False)
     out.print(f"data.classes = {json.dumps(found)}", highlight=False, soft_wrap=True)

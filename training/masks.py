@@ -86,6 +86,7 @@ def write_masks(
 ) -> tuple[tuple[str, ...], int]:
     """Writes NAME.png for every photograph of a COCO file; returns all classes, and how many files.
 
+    folder: for them, made where it is missing.
     classes: those to tell apart, by name; empty: all of the file, by their ids. What is outlined
     as anything else counts as background.  force: replaces files that are there.
     Raises AnnotationError, which names the file and the entry, or DataError; nothing is written
@@ -115,6 +116,7 @@ def write_masks(
             raise AnnotationError(f"{where} is of image {one.image_id}, which is not listed")
         outlined[one.image_id].append(one)
     files = _files(content.images, folder, force)
+    folder.mkdir(parents=True, exist_ok=True)
     for file, photograph in files.items():
         size = (photograph.height, photograph.width)
         mask = _painted(outlined[photograph.id], numbers, size, name)
