@@ -11,6 +11,8 @@ from rich.table import Table
 
 from commands.console import JsonOption, out, parse_size, spare_inputs, write_json
 from service.inference.catalogue import DEFAULT, resolve_default
+from service.inference.exports import CHECKPOINTS
+from service.inference.loading import EXPORTED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from models.profile import LayerProfile, Profile
 
 POSE_INPUT = (256, 192)
-FILES = (".safetensors", ".onnx", ".pth", ".pt", ".tar")
+FILES = (*CHECKPOINTS, EXPORTED)
 """Endings that no backbone's name has."""
 
 MEASURED_S = 1.0
