@@ -65,7 +65,7 @@ def _load_entry(entry: zoo.ZooEntry) -> Network:
         if zoo.verify(entry.name) != "damaged":
             raise
         command = f"hrpose weights get {entry.name}"
-        raise WeightsError(f"{path} is damaged; `{command}` downloads it anew") from error
+        raise WeightsError(f"{path.name} is damaged; `{command}` downloads it anew") from error
 
 
 def _load_form(network: str, allow_random: bool) -> Network:
