@@ -4,7 +4,23 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """One process and thread at a time, of all that ask for the same folder; None asks for none.
+
+    Where there is no folder, or no file can be made, as on a full disk, nobody waits.
+    """
+    with contextlib.ExitStack() as stack:
+        if folder is not None and os.path.isdir(folder):
+            with contextlib.suppress(OSError):
+                stack.enter_context(FileLock(folder / ".lock"))
+        yield
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from service.errors import BeingLoaded, Cancelled, DeadlineExceeded, Overloaded, Unavailable
@@ -54,7 +54,7 @@ class Place:
 
     def give_up(self) -> None:
         """Ends the request, wherever it is; one whose answer is there keeps it."""
-        has_answer = self._awaited is not None and self._awaited.done()
+        has_answer = self._awaited is self._running and _is_answered(self._running)
         if self._task is not None and not has_answer:
             self._given_up = True
             self._task.cancel()
@@ -96,7 +96,7 @@ class Place:
             while True:
                 # With the context of the request: what the thread logs carries its id.
                 context = contextvars.copy_context()
-                submitted = self._pool.submit(context.run, work)
+                submitted = self._submit(context, work)
                 self._running = running = asyncio.wrap_future(submitted)
                 running.add_done_callback(_retrieve)
                 try:
@@ -110,6 +110,13 @@ class Place:
                     submitted.cancel()  # where no thread has begun with it
         finally:
             watching.cancel()
+
+    def _submit(self, context: contextvars.Context, work: Callable[[], T]) -> "Future[T]":
+        try:
+            return self._pool.submit(context.run, work)
+        except RuntimeError as error:  # the system has no more threads, or the pool is closed
+            self.job.cancel()  # it may stand in the pool's queue all the same
+            raise Unavailable(f"no thread can work on it: {error}", RETRY_S) from error
 
     async def _first(self, wanted: "asyncio.Future[T]", watching: "asyncio.Future[None]") -> T:
         """The result that is wanted, unless the client goes first or the time is over."""
@@ -198,6 +205,13 @@ class Dispatcher:
         for place in list(self._places):
             place.job.cancel()
         self._pool.shutdown(cancel_futures=True)
+
+
+def _is_answered(running: "asyncio.Future[Any] | None") -> bool:
+    """Whether work has ended, and not only to be done again when its network is there."""
+    if running is None or not running.done() or running.cancelled():
+        return False
+    return not isinstance(running.exception(), BeingLoaded)
 
 
 def _retrieve(future: "asyncio.Future[T]") -> None:

@@ -94,10 +94,20 @@ def serve(app: FastAPI, listening: socket.socket | None = None) -> None:
         DrainingServer(config, serving).run([taken])
     if serving.failure is not None:
         raise serving.failure
-    if any(thread.name.startswith(LOADING) for thread in threading.enumerate()):
-        # Inside of a runtime it cannot be ended, and the end of the interpreter would abort.
+    if any(map(_would_not_end, threading.enumerate())):
         logging.shutdown()
         os._exit(0)
+
+
+def _would_not_end(thread: threading.Thread) -> bool:
+    """Whether a thread would keep an interpreter that ends, or be the end of it.
+
+    Inside of a runtime one that loads cannot be ended, and the end of the interpreter would abort;
+    one that asks a name server, or waits for another process, would be waited for.
+    """
+    return thread.name.startswith(LOADING) or not (
+        thread.daemon or thread is threading.main_thread()
+    )
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from service.body import Body, read_body, read_raw
 from service.dispatch import Dispatcher, Place
 from service.entry import Entry
-from service.errors import RateExceeded, Unavailable
+from service.errors import Overloaded, RateExceeded, Unavailable
 from service.fetch import Fetcher
 from service.inference.answers import (
     ClassifyAnswer,
@@ -45,6 +45,9 @@ RATE_HEADERS = "hrpose.rate_headers"
 """Where a request keeps what its answer says of the client's rate."""
 
 LOADING_RETRY_S = 5.0
+
+CHANGES_AT_ONCE = 8
+"""Requests that load or unload networks; others find threads for what they ask."""
 
 TICK_S = 0.02
 """So often it is looked whether connections may come."""
@@ -176,6 +179,7 @@ class Serving:
         self._started = False
         # A thread that fetches a photograph from elsewhere keeps no core busy.
         threads = settings.max_requests if self.fetcher else engine.width
+        self._changes = threading.BoundedSemaphore(CHANGES_AT_ONCE)
         self._dispatcher = Dispatcher(
             settings.max_requests, settings.timeout_s, settings.max_queue_bytes, threads
         )
@@ -262,6 +266,16 @@ class Serving:
             raise
         if allowance is not None:
             request.scope[RATE_HEADERS] = allowance.headers
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """While a request changes networks; Overloaded where many do, who each hold a thread."""
+        if not self._changes.acquire(blocking=False):
+            raise Overloaded(f"{CHANGES_AT_ONCE} requests change networks already", 1.0)
+        try:
+            yield
+        finally:
+            self._changes.release()
 
     def change(self, order: Order) -> "Change":
         """Loads or unloads a network of this process; what was done."""

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from starlette.concurrency import run_in_threadpool
-
 from models.errors import HrposeError, UnknownName
 from service.entry import Entry
 from service.errors import Conflict, Unavailable
@@ -32,6 +30,9 @@ PATIENCE_S = 0.5
 
 CHANGE_S = 600.0
 """As long may it take to load a network and to end its predecessor."""
+
+ORDERS_AT_ONCE = 8
+"""Changes that others asked for, carried out together."""
 
 COUNTED = b"counted\n"
 
@@ -80,6 +81,8 @@ class Siblings:
         self._folder = folder
         self._own = own
         self._change = change
+        # Of their own: threads of requests may all wait for what other processes are told to do.
+        self._orders = ThreadPoolExecutor(ORDERS_AT_ONCE, thread_name_prefix="order")
         self._lock = threading.Lock()  # what is left is never older than what was told
         self._before = self._left_by(seat.worker)  # whose place this one took
 
@@ -96,6 +99,7 @@ class Siblings:
             yield
         finally:
             server.close()
+            self._orders.shutdown(wait=False, cancel_futures=True)
 
     def text(self) -> bytes:
         """What all of them counted, in Prometheus's text format. Blocks: it asks the others."""
@@ -139,7 +143,7 @@ class Siblings:
         """Why an order could not be carried out; nothing where it was."""
         try:
             order = Order(**json.loads(line))
-            await run_in_threadpool(self._change, order)
+            await asyncio.get_running_loop().run_in_executor(self._orders, self._change, order)
         except Unavailable:  # this process is about to end
             return ""
         except UnknownName as error:  # an order to unload what is not loaded here, and has no file

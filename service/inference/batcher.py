@@ -163,8 +163,13 @@ class Batcher:
             threading.Thread(target=self._work, name=f"batcher-{name}-{i}", daemon=True)
             for i in range(workers)
         ]
-        for worker in self._workers:
-            worker.start()
+        try:
+            for worker in self._workers:
+                worker.start()
+        except RuntimeError as error:  # the system has no more
+            self._workers = [worker for worker in self._workers if worker.ident is not None]
+            self.close()
+            raise Unavailable(f"{name} cannot be run now: {error}", _RETRY_S) from error
 
     def run(self, crops: Sequence[npt.NDArray[np.uint8]], job: Job) -> list[Ran]:
         """Waits for the maps of each crop, RGB uint8 [H, W, 3], in order.

@@ -73,6 +73,7 @@ class Estimator:
         detector: str | Path = DEFAULT_DETECTOR,
     ) -> None:
         self._network: Network | LazyNetwork | None = network
+        self._loading = threading.Lock()
         self._loader = loader or Loader(choose("torch", device=device))
         if loaded is None:
             loaded = self._loader.module(self.network, spec)
@@ -82,7 +83,6 @@ class Estimator:
         self._serving: Served | None = serve_network(loaded, self._turn)
         self._detector_name = detector
         self._detector: PeopleNetwork | None = None
-        self._loading = threading.Lock()
         self._running = contextlib.ExitStack()
         self._running.callback(self._serving.batcher.close)
         self._let_go = weakref.finalize(self, _end, self._running)
@@ -105,9 +105,10 @@ class Estimator:
     @property
     def network(self) -> "Network":
         """The torch module: normalised float32 [N, 3, H, W] -> heatmaps or named maps."""
-        network = self._network
-        if isinstance(network, LazyNetwork):
-            network = self._network = network.load()
+        with self._loading:
+            network = self._network
+            if isinstance(network, LazyNetwork):
+                network = self._network = network.load()
         if network is None:
             raise self._closed()
         return network

@@ -15,6 +15,7 @@ import shutil
 import subprocess  # nosec B404 # this Python alone is run, without a shell
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from filelock import FileLock
 
 from heads import zoo
 from heads.errors import CheckpointError, ExportError
-from heads.files import write_whole
+from heads.files import alone_in, write_whole
 from heads.graphs import assemble
 from heads.onnx_file import EXPORTER, FORMAT, WHILE_STDIN, read_onnx_spec
 from models.extras import install
@@ -62,6 +63,7 @@ class Exports:
     """
 
     def __init__(self) -> None:
+        self._making = threading.Lock()
         self._temporary: Path | None = None
         self._remove: Callable[[], object] = lambda: None
 
@@ -82,15 +84,19 @@ class Exports:
                 error.strerror or error,
             )
         try:
-            if self._temporary is None:
-                self._temporary = Path(tempfile.mkdtemp(prefix="hrpose-"))
-                self._remove = weakref.finalize(self, shutil.rmtree, self._temporary, True)
-            return _made(self._temporary / name, source, network)
+            return _made(self._temporary_folder() / name, source, network)
         except OSError as error:
             raise ExportError(
                 f"{name} can be written neither to the cache nor to a temporary folder: "
                 f"{error.strerror or error}; set HRPOSE_CACHE to a folder with room"
             ) from error
+
+    def _temporary_folder(self) -> Path:
+        with self._making:
+            if self._temporary is None:
+                self._temporary = Path(tempfile.mkdtemp(prefix="hrpose-"))
+                self._remove = weakref.finalize(self, shutil.rmtree, self._temporary, True)
+            return self._temporary
 
     def close(self) -> None:
         """Removes what was made for this object only."""
@@ -124,6 +130,10 @@ def _made(target: Path, source: str | Path, network: str | None) -> Path:
         if not _is_whole(target):  # another process may have made it while this one waited
             log.info("exporting %s, once for this checkpoint", source)
             _write(target, source, network)
+            name = _file_name(source, network)
+            if name != target.name:  # it holds what the checkpoint was replaced by meanwhile
+                target.unlink(missing_ok=True)
+                return _made(target.with_name(name), source, network)
             _make_room(target)
     return target
 
@@ -137,7 +147,8 @@ def _make_room(newest: Path) -> None:
     with contextlib.suppress(OSError):
         _remove_earlier(newest)
         room = COMPILED_SHARE * sum(path.stat().st_size for path in folder.glob("*.onnx"))
-        _remove_unused(folder / COMPILED, room)
+        with alone_in(folder / COMPILED):
+            _remove_unused(folder / COMPILED, room)
 
 
 def _remove_earlier(newest: Path) -> None:

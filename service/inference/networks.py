@@ -171,8 +171,9 @@ class Networks:
         """Ends every network; what waits is refused."""
         with self._changed:
             self._closed = True
-            ending = [*self._live.values(), *self._leaving]
-            self._live.clear()
+            for name in list(self._live):
+                self._drop(name)
+            ending = list(self._leaving)  # where they are counted still
             self._changed.notify_all()
         for live in ending:
             live.network.batcher.close()
@@ -185,9 +186,15 @@ class Networks:
                 return found
             loading = self._loading[name, whole] = Future()
         # A daemon, so that a file that is read or exported does not keep a process from ending.
-        threading.Thread(
+        thread = threading.Thread(
             target=self._load, args=(name, whole, loading), name=f"{LOADING}-{name}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more; whoever asks next tries again
+            with self._changed:
+                del self._loading[name, whole]
+            loading.set_exception(Unavailable(f"{name} cannot be loaded now: {error}", 1.0))
         return loading
 
     def _load(self, name: str, whole: bool, loading: "Future[None]") -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from heads import openvino_core
 from heads.errors import CheckpointError
+from heads.files import alone_in
 from heads.onnx_file import INPUT, OUTPUT
 from heads.spec import NetworkSpec
 from service.errors import InvalidParameter, RuntimeMissing
@@ -138,7 +139,9 @@ class OpenVinoRuntime:
             for result in model.get_results():
                 if only is not None and _own_name(result.output(0)) not in only:
                     model.remove_result(result)
-            compiled = _compiled(core, model, options)
+            # It writes its files in place; a process that has one mapped would die of it.
+            with alone_in(cache):
+                compiled = _compiled(core, model, options)
         except RuntimeError as error:  # OpenVINO has no narrower one
             raise _unreadable(file, "OpenVINO", error) from error
         self.streams = streams

@@ -82,7 +82,8 @@ def load_model(
     Requests in flight finish on the old network, and none fails. A file that cannot be used is
     refused, and the old network stays.
     """
-    return _changed(request, serving, Order(name, load=True, force=asked.force))
+    with serving.changing():
+        return _changed(request, serving, Order(name, load=True, force=asked.force))
 
 
 @router.post(
@@ -95,7 +96,8 @@ def unload_model(name: str, request: Request, serving: ServingState) -> ChangeRe
 
     The default network and the detector stay.
     """
-    return _changed(request, serving, Order(name, load=False))
+    with serving.changing():
+        return _changed(request, serving, Order(name, load=False))
 
 
 def _changed(request: Request, serving: ServingState, order: Order) -> ChangeResponse:

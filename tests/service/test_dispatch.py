@@ -1,12 +1,14 @@
 """Places at the end of a server: what is done is delivered, what is not is refused."""
 
 import asyncio
+import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
 from service.dispatch import Dispatcher, Place
-from service.errors import Unavailable
+from service.errors import BeingLoaded, Unavailable
 
 
 async def never() -> None:
@@ -47,3 +49,55 @@ def test_work_without_an_answer_is_dropped_when_there_is_no_more_time() -> None:
     with pytest.raises(Unavailable, match="shutting down"):
         asyncio.run(given_up(dispatcher, when_done=False))
     dispatcher.close()
+
+
+def test_a_request_whose_network_has_just_come_is_given_up_too() -> None:
+    """That network is no answer yet."""
+    dispatcher = Dispatcher(1, 10.0, 1000, 1)
+
+    async def ask() -> str:
+        loading: Future[None] = Future()
+
+        def work() -> str:
+            raise BeingLoaded("x", loading)
+
+        with dispatcher.place() as place:
+            running = asyncio.create_task(place.run(work, never))
+            while place._awaited is None or place._awaited is place._running:
+                await asyncio.sleep(0)
+            loading.set_result(None)
+            while not place._awaited.done():
+                await asyncio.sleep(0)
+            dispatcher.give_up()
+            return await running
+
+    with pytest.raises(Unavailable, match="shutting down"):
+        asyncio.run(ask())
+    dispatcher.close()
+
+
+def test_a_request_for_which_there_is_no_thread_is_refused_and_its_work_never_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dispatcher, done = Dispatcher(2, 10.0, 1000, 1), []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def ask() -> None:
+        with dispatcher.place() as place:
+
+            def work() -> None:
+                place.job.check()
+                done.append(place)
+
+            await place.run(work, never)
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Unavailable, match="no thread can work on it"):
+            asyncio.run(ask())
+    asyncio.run(ask())
+    dispatcher.close()
+    assert len(done) == 1
+    assert dispatcher.taken == 0

@@ -292,6 +292,23 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             process.kill()
 
 
+def test_a_thread_that_waits_for_something_else_keeps_no_server_from_ending() -> None:
+    address = ("127.0.0.1", free_port())
+    steps = """
+import runpy, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()  # as one that asks a name server
+runpy.run_module("tests.service.serve_fake", run_name="__main__")
+"""
+    environment = {**os.environ, "HRPOSE_PORT": str(address[1])}
+    with subprocess.Popen([sys.executable, "-c", steps], cwd=ROOT, env=environment) as process:
+        try:
+            wait_until(lambda: _is_ready(address), 60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("path", ["/pose?model=slow", "/models/slow/load"])
 def test_who_is_not_answered_until_the_drain_is_over_is_told_so(photo: bytes, path: str) -> None:
     address = ("127.0.0.1", free_port())

@@ -52,6 +52,23 @@ class Counting:
         return {"mean": batch.reshape(len(batch), -1).mean(axis=1).astype(np.float32)}
 
 
+def test_where_not_all_threads_can_be_had_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", two)
+    with pytest.raises(Unavailable, match="x cannot be run now"):
+        Batcher("x", Counting(), device=threading.Semaphore(4), workers=4)
+    assert len(started) == 2
+    assert not any(thread.is_alive() for thread in started)
+
+
 @contextmanager
 def running(**options: Any) -> Iterator[tuple[Batcher, Counting]]:
     runtime = Counting()

@@ -2,15 +2,17 @@
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import hrpose
 from service.errors import Conflict, InvalidParameter
-from service.inference.estimator import as_box
+from service.inference.estimator import LazyNetwork, as_box
 from tests.conftest import ROOT
 from tests.service.conftest import wait_until
 
@@ -104,3 +106,22 @@ def test_what_is_asked_of_an_estimator_that_nobody_keeps_is_answered() -> None:
 def test_what_is_no_box_is_refused(box: Any) -> None:
     with pytest.raises(InvalidParameter, match="a box"):
         as_box(box)
+
+
+def test_the_module_of_an_exported_network_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    load, loads = LazyNetwork.load, []
+
+    def slowly(network: LazyNetwork) -> Any:
+        loads.append(network)
+        time.sleep(0.05)
+        return load(network)
+
+    monkeypatch.setattr(LazyNetwork, "load", slowly)
+    with hrpose.load("hrnet_w18_small", runtime="onnx") as estimator:
+        with ThreadPoolExecutor(4) as threads:
+            modules = list(threads.map(lambda _: estimator.network, range(4)))
+        assert len(loads) == 1
+        assert len({id(module) for module in modules}) == 1
+    with pytest.raises(Conflict, match="was closed"):
+        _ = estimator.network

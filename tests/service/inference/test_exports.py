@@ -49,6 +49,25 @@ def test_a_checkpoint_that_changes_keeps_its_newest_export_and_the_one_before(
     assert len(list(cache.glob(".*.lock"))) == KEPT
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_exported_is_exported_as_it_is_then(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a training run; the file named by the first one must not hold the second one."""
+    path, export = tmp_path / "best.safetensors", exports._write
+
+    def replaced(target: Path, source: str | Path, network: str | None) -> None:
+        monkeypatch.setattr(exports, "_write", export)
+        write(path, 1)
+        export(target, source, network)
+
+    monkeypatch.setattr(exports, "_write", replaced)
+    made = Exports().get(write(path, 0))
+    assert kept(cache) == {made}
+    assert Exports().get(path) == made
+    first = Exports().get(write(path, 0))
+    assert first.read_bytes() != made.read_bytes()
+
+
 def test_exports_of_another_file_stay_even_if_it_has_the_same_name(
     cache: Path, tmp_path: Path
 ) -> None:

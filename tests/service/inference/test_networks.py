@@ -23,7 +23,14 @@ from heads.load import load
 from heads.network import build
 from heads.spec import default_spec
 from models.errors import UnknownName
-from service.errors import BeingLoaded, Cancelled, Conflict, DeadlineExceeded, Overloaded
+from service.errors import (
+    BeingLoaded,
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    Overloaded,
+    Unavailable,
+)
 from service.inference.batcher import BatchCounters, Batcher
 from service.inference.engine import Engine
 from service.inference.job import Job
@@ -164,6 +171,20 @@ def test_who_may_not_block_is_told_what_to_wait_for(making: Making, networks: Ne
     met.value.loading.result(5)
     with networks.lease("x", job=Job(may_block=False)):
         pass
+    assert len(making.made) == 1
+
+
+def test_a_thread_that_cannot_be_had_keeps_no_network_from_being_loaded_later(
+    making: Making, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Unavailable, match="x cannot be loaded now"):
+            ask(networks)
+    assert ask(networks) == 0
     assert len(making.made) == 1
 
 
@@ -326,6 +347,15 @@ def test_unloading_waits_for_what_runs_and_the_next_request_loads_again(
         assert unloading.result(5) == "unloaded"
     assert networks.unload("x") == "unchanged"
     assert ask(networks) == 1.0
+
+
+def test_what_was_counted_is_counted_after_the_end(making: Making) -> None:
+    networks = making.networks()
+    ask(networks)
+    before = networks.counters()["x"].crops
+    networks.close()
+    assert networks.counters()["x"].crops == before == 1
+    assert not networks.all()
 
 
 def test_counters_go_on_through_swaps(networks: Networks) -> None:

@@ -24,6 +24,7 @@ from heads.center_codec import BOX_MAPS
 from heads.checkpoint import save_checkpoint
 from heads.errors import CheckpointError, ExportError
 from heads.export import export_onnx
+from heads.files import alone_in
 from heads.load import load
 from heads.network import build
 from heads.onnx_file import read_onnx_spec
@@ -176,6 +177,19 @@ def test_small_crops_run_in_pairs(small: Path, files: Callable[[str], Path]) -> 
     assert isinstance(in_pairs, OpenVinoRuntime)
     assert isinstance(alone, OpenVinoRuntime)
     assert (in_pairs.images_at_once, alone.images_at_once) == (2, 1)
+
+
+@NEEDS_OPENVINO
+def test_one_at_a_time_compiles_into_a_folder(small: Path, cache: Path) -> None:
+    """OpenVINO writes in place what another process may have mapped."""
+    cache.mkdir()
+    with ThreadPoolExecutor(1) as threads, alone_in(cache):
+        made = threads.submit(OpenVinoRuntime, small, cache=cache)
+        time.sleep(0.3)
+        assert not made.done()
+        assert not list(cache.glob("*.blob"))
+    assert made.result().streams == 1
+    assert list(cache.glob("*.blob"))
 
 
 @pytest.mark.parametrize("runtime", BOTH)
