@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx2
@@ -18,10 +18,11 @@ from fastapi.testclient import TestClient
 
 from heads.errors import CheckpointError, WeightsMissing
 from service.app import create_app
-from service.errors import BeingLoaded, InvalidParameter
+from service.errors import BeingLoaded, InvalidParameter, Overloaded
 from service.inference.answers import PoseAnswer, PoseOptions
 from service.inference.job import Job
 from service.server import serve
+from service.serving import CHANGES_AT_ONCE
 from service.settings import Settings
 from tests.processes import free_port
 from tests.service.conftest import client_of, real_server, wait_until
@@ -290,6 +291,19 @@ def test_sigterm_loses_nothing(photo: bytes) -> None:
             assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+def test_no_more_requests_change_networks_than_leave_threads_for_others(
+    engine: FakeEngine,
+) -> None:
+    serving = create_app(Settings(), engine).state.serving
+    with ExitStack() as changing:
+        for _ in range(CHANGES_AT_ONCE):
+            changing.enter_context(serving.changing())
+        with pytest.raises(Overloaded), serving.changing():
+            pass
+    with serving.changing():
+        pass
 
 
 def test_a_thread_that_waits_for_something_else_keeps_no_server_from_ending() -> None:
